@@ -8,9 +8,8 @@ leaf, so it stays in one piece.
 
 from __future__ import annotations
 
-import os
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -47,14 +46,14 @@ class Chunk(Protocol):
     @property
     def paths(self) -> Sequence[bytes]: ...
     @property
-    def kinds(self) -> Sequence[int] | NDArray[np.uint8]: ...
+    def kinds(self) -> NDArray[np.uint8]: ...
     @property
-    def modes(self) -> Sequence[int] | NDArray[np.uint32]: ...
+    def modes(self) -> NDArray[np.uint32]: ...
     @property
-    def sizes(self) -> Sequence[int] | NDArray[np.uint64]: ...
+    def sizes(self) -> NDArray[np.uint64]: ...
     @property
-    def targets(self) -> Mapping[int, bytes]: ...
-    def leaves(self, file_no: int) -> list[Leaf]: ...
+    def targets(self) -> Sequence[bytes]: ...
+    def leaves(self, file: int, /) -> list[Leaf]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +201,7 @@ def _ends_before(last: Piece, piece: Piece, size: int, slots: int) -> bool:
 def plan(chunks: Iterable[Chunk], where: Layout, *, block_size: int) -> Plan:
     """Goes once through a backup's file table.
 
-    Raises Damaged when the table and the leaves contradict each other or have no control file.
+    Raises Damaged when it has no control file, and what reading the table and leaves raises.
     """
     made = Plan(where, block_size)
     made.needs = dict.fromkeys([where.root, *(t.directory for t in where.tablespaces)], 0)
@@ -215,16 +214,23 @@ def plan(chunks: Iterable[Chunk], where: Layout, *, block_size: int) -> Plan:
 
 def _take_chunk(made: Plan, chunk: Chunk) -> None:
     made._sources.append((len(made.files), chunk.leaves))
-    for number, path in enumerate(chunk.paths):
-        kind, mode = int(chunk.kinds[number]), int(chunk.modes[number])
-        if path in LEFT_OUT:
+    targets = iter(chunk.targets)
+    columns = zip(
+        chunk.paths,
+        chunk.kinds.tolist(),
+        chunk.modes.tolist(),
+        chunk.sizes.tolist(),
+        strict=True,
+    )
+    for number, (path, kind, mode, size) in enumerate(columns):
+        if kind == FileKind.SYMLINK:
+            _take_link(made, path, next(targets))
+        elif path in LEFT_OUT:
             continue
-        if kind == FileKind.DIRECTORY:
+        elif kind == FileKind.DIRECTORY:
             made.directories.append(Made(path, mode))
-        elif kind == FileKind.SYMLINK:
-            _take_link(made, path, chunk.targets[number])
         else:
-            _take_file(made, chunk, number, Made(path, mode, int(chunk.sizes[number])))
+            _take_file(made, chunk, number, Made(path, mode, size))
 
 
 def _take_link(made: Plan, path: bytes, target: bytes) -> None:
@@ -235,12 +241,6 @@ def _take_link(made: Plan, path: bytes, target: bytes) -> None:
 
 def _take_file(made: Plan, chunk: Chunk, number: int, file: Made) -> None:
     leaves = chunk.leaves(number) if file.size else []
-    covered = sum(leaf.blocks for leaf in leaves)
-    if covered != -(-file.size // made.block_size):
-        raise Damaged(
-            f"the map of {os.fsdecode(file.path)} covers {covered} blocks of "
-            f"{made.block_size} bytes, but the file has {file.size} bytes"
-        )
     made.bytes += file.size
     made.needs[made.layout.directory_of(file.path)] += _rounded(file.size)
     if file.path == CONTROL_FILE:
