@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 
 from pgkeep.errors import Damaged, UsageError
 from pgkeep.repo import refs
-from pgkeep.repo.leaf import LEAF_BLOCKS
 
 MAX_FILES = 4_096
 MAGIC = b"FTBL"
+BYTES_PER_FILE = 1 + 4 + 8 + 8 + 1 + 4
+"""What a file needs in a chunk, beside its path, its target and its leaves."""
+BYTES_PER_LEAF = 4 + 4
 FLAG_CHECKSUMS = 1
 """The file carries PostgreSQL page checksums."""
 
@@ -78,11 +80,6 @@ class FileTable:
 
     def __len__(self) -> int:
         return len(self.paths)
-
-
-def leaf_count(size: int, block_size: int) -> int:
-    """How many leaves a file of `size` bytes has."""
-    return -(-size // (block_size * LEAF_BLOCKS))
 
 
 def check_entry(entry: FileEntry) -> None:
@@ -177,6 +174,8 @@ def _joined(section: memoryview, count: int, source: str) -> list[bytes]:
 def _check(table: FileTable, source: str) -> None:
     if (table.kinds > FileKind.SYMLINK).any():
         raise Damaged(f"{source}: the file table has a kind of file that does not exist")
+    if not all(table.targets):
+        raise Damaged(f"{source}: the file table has a symbolic link that leads nowhere")
     if int(table.leaf_counts.sum(dtype=np.uint64)) != len(table.leaf_frames):
         raise Damaged(f"{source}: the file table counts its leaves wrongly")
     if len(table.leaf_frames) and int(table.leaf_frames.max()) >= len(table.frames):

@@ -6,6 +6,7 @@ A chunk holds whole packs and at most 16,384 frames, so that a reader keeps few 
 from __future__ import annotations
 
 import struct
+from array import array
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -32,7 +33,7 @@ class FrameList:
     `pack_frames` (uint32) counts the frames of each pack; `headers` (160 bytes) and `digests` (32)
     are one row a pack; `stored` (uint32, bytes), `blocks` (uint16) and `ids` (32 bytes a row) one a
     frame. `offsets` (int64) is where each frame starts in its pack, `packs` (int64) the number of
-    the pack.
+    the pack, `numbers` (int64) the frame's number in it.
     """
 
     generation: int
@@ -46,24 +47,82 @@ class FrameList:
     ids: NDArray[np.uint8]
     offsets: NDArray[np.int64] = field(init=False)
     packs: NDArray[np.int64] = field(init=False)
+    numbers: NDArray[np.int64] = field(init=False)
 
     def __post_init__(self) -> None:
-        ends = np.cumsum(self.stored, dtype=np.int64)
-        starts = ends - self.stored
-        first_of_pack = np.cumsum(self.pack_frames, dtype=np.int64) - self.pack_frames
-        offsets = starts + PACK_HEADER - np.repeat(starts[first_of_pack], self.pack_frames)
-        packs = np.repeat(np.arange(len(self.pack_frames)), self.pack_frames) + self.first_pack
+        counts = self.pack_frames
+        starts = np.cumsum(self.stored, dtype=np.int64) - self.stored
+        firsts = np.cumsum(counts, dtype=np.int64) - counts
+        offsets = starts + PACK_HEADER - np.repeat(starts[firsts], counts)
         object.__setattr__(self, "offsets", offsets)
+        packs = np.repeat(np.arange(len(counts), dtype=np.int64), counts) + self.first_pack
         object.__setattr__(self, "packs", packs)
+        numbers = np.arange(self.frames, dtype=np.int64) - np.repeat(firsts, counts)
+        object.__setattr__(self, "numbers", numbers)
 
     @property
     def frames(self) -> int:
         return len(self.stored)
 
-    def frame_of_pack(self, frame: int) -> int:
-        """The number that frame `frame` of this chunk (from 0) has in its pack."""
-        pack = int(self.packs[frame]) - self.first_pack
-        return frame - int(self.pack_frames[:pack].sum())
+
+class FrameListBuilder:
+    """Gathers the frames of a generation, in order, and gives out chunks as they fill up."""
+
+    def __init__(self, generation: int) -> None:
+        self._generation = generation
+        self._first_frame = 0
+        self._first_pack = 0
+        self._pack_frames: list[int] = []
+        self._headers = bytearray()
+        self._digests = bytearray()
+        self._stored = array("I")
+        self._blocks = array("H")
+        self._ids = bytearray()
+        self._closed = 0
+
+    def add(self, stored: int, blocks: int, frame_id: bytes) -> None:
+        """The next frame of the open pack."""
+        self._stored.append(stored)
+        self._blocks.append(blocks)
+        self._ids += frame_id
+
+    def end_pack(self, header: bytes, digest: bytes) -> FrameList | None:
+        """The open pack is complete; the packs before it, if it does not fit in their chunk."""
+        frames = len(self._stored) - self._closed
+        full = None
+        if not fits(len(self._stored), len(self._pack_frames) + 1):
+            full = self._cut()
+        self._pack_frames.append(frames)
+        self._headers += header
+        self._digests += digest
+        self._closed += frames
+        return full
+
+    def finish(self) -> FrameList | None:
+        """The last chunk, unless the generation has no frame."""
+        return self._cut() if self._pack_frames else None
+
+    def _cut(self) -> FrameList:
+        done, packs = self._closed, len(self._pack_frames)
+        chunk = FrameList(
+            self._generation,
+            self._first_frame,
+            self._first_pack,
+            np.array(self._pack_frames, np.uint32),
+            np.frombuffer(bytes(self._headers), np.uint8).reshape(packs, PACK_HEADER),
+            np.frombuffer(bytes(self._digests), np.uint8).reshape(packs, DIGEST),
+            np.array(self._stored[:done], np.uint32),
+            np.array(self._blocks[:done], np.uint16),
+            np.frombuffer(bytes(self._ids[: done * FRAME_ID]), np.uint8).reshape(done, FRAME_ID),
+        )
+        self._first_frame += done
+        self._first_pack += packs
+        self._pack_frames = []
+        self._headers.clear()
+        self._digests.clear()
+        del self._stored[:done], self._blocks[:done], self._ids[: done * FRAME_ID]
+        self._closed = 0
+        return chunk
 
 
 def fits(frames: int, packs: int) -> bool:

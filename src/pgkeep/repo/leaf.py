@@ -84,6 +84,15 @@ class _Moved(NamedTuple):
     generations: NDArray[np.uint64]
     ordinals: NDArray[np.uint64]
 
+    def where(self, wanted: NDArray[np.bool_]) -> _Moved:
+        return _Moved(self.positions[wanted], self.generations[wanted], self.ordinals[wanted])
+
+
+def split_blocks(blocks: int) -> list[int]:
+    """How many blocks each leaf of a file of `blocks` blocks has."""
+    whole, rest = divmod(blocks, LEAF_BLOCKS)
+    return [LEAF_BLOCKS] * whole + [rest] * bool(rest)
+
 
 def resolve(leaf: Leaf) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
     """Generation and ordinal of each block; both 0 (`NOWHERE`) for blocks that are zeros."""
@@ -142,14 +151,13 @@ def overlay(
     index[np.asarray(zeroed, np.intp)] = ZEROS
     index[at] = ZEROS
     kept = _moved(leaf)
-    inside = kept.positions < blocks
-    if not inside.all():
-        kept = _Moved(*(column[inside] for column in kept))
-    still = index[kept.positions] != ZEROS
+    if blocks < leaf.blocks:
+        kept = kept.where(kept.positions < blocks)
+    kept = kept.where(index[kept.positions] != ZEROS)
     moved = _Moved(
-        np.concatenate([kept.positions[still], at]),
-        np.concatenate([kept.generations[still], np.full(len(at), generation, np.uint64)]),
-        np.concatenate([kept.ordinals[still], np.asarray(ordinals, np.uint64)]),
+        np.concatenate([kept.positions, at]),
+        np.concatenate([kept.generations, np.full(len(at), generation, np.uint64)]),
+        np.concatenate([kept.ordinals, np.asarray(ordinals, np.uint64)]),
     )
     return _assemble(index, leaf.entries[0] if leaf.entries else None, moved)
 
@@ -337,5 +345,6 @@ def _with_base(index: NDArray[np.uint8], moved: _Moved, run: slice) -> Leaf:
     first = int(moved.ordinals[run.start]) - int(moved.positions[run.start])
     base = Entry(int(moved.generations[run.start]), first)
     index[moved.positions[run]] = 0
-    rest = _Moved(*(np.delete(column, run) for column in moved))
-    return _assemble(index, base, rest)
+    rest = np.ones(len(moved.positions), np.bool_)
+    rest[run] = False
+    return _assemble(index, base, moved.where(rest))

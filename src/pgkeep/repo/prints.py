@@ -7,7 +7,6 @@ place. Integrity is the business of seals and frame ids.
 from __future__ import annotations
 
 import struct
-from collections.abc import Buffer
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,7 +31,9 @@ class Prints:
     values: NDArray[np.uint64]
 
 
-def page_prints(data: Buffer, block_size: int, seed: int) -> NDArray[np.uint64]:
+def page_prints(
+    data: bytes | bytearray | memoryview, block_size: int, seed: int
+) -> NDArray[np.uint64]:
     """XXH3-64 of each block of `data`, whose length is a multiple of `block_size`."""
     view = memoryview(data).cast("B")
     count = len(view) // block_size
@@ -47,6 +48,32 @@ def page_prints(data: Buffer, block_size: int, seed: int) -> NDArray[np.uint64]:
 def frames_per_chunk(frame_blocks: int) -> int:
     """How many frames' prints a chunk has (the last one may have fewer)."""
     return min(_MOST_FRAMES, _MOST_PRINTS // frame_blocks)
+
+
+class PrintsBuilder:
+    """Gathers the prints of a generation's frames, in order, and gives out chunks as they fill."""
+
+    def __init__(self, generation: int, frame_blocks: int) -> None:
+        self._generation = generation
+        self._first_frame = 0
+        self._count = 0
+        self._values = np.zeros((frames_per_chunk(frame_blocks), frame_blocks), np.uint64)
+
+    def add(self, prints: NDArray[np.uint64]) -> Prints | None:
+        """The next frame's prints, fewer for a short frame; the chunk, when this one fills it."""
+        self._values[self._count, : len(prints)] = prints
+        self._count += 1
+        return self.finish() if self._count == len(self._values) else None
+
+    def finish(self) -> Prints | None:
+        """What has been gathered since the last chunk, if anything."""
+        if not self._count:
+            return None
+        chunk = Prints(self._generation, self._first_frame, self._values[: self._count].copy())
+        self._first_frame += self._count
+        self._count = 0
+        self._values[:] = 0
+        return chunk
 
 
 def encode(prints: Prints) -> bytes:

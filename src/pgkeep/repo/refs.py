@@ -56,6 +56,7 @@ class PackTable:
 
 
 _BINARY = struct.Struct("<6I32s")
+BINARY_SIZE = _BINARY.size
 
 
 def encode_binary(refs: Iterable[Ref], packs: PackTable) -> bytes:
@@ -81,10 +82,7 @@ def decode_binary(data: bytes | memoryview, packs: Sequence[str], source: str) -
 
 def to_json(refs: Iterable[Ref], packs: PackTable) -> list[JsonRef]:
     """References for a JSON document; their packs join the table."""
-    return [
-        JsonRef(packs.number(ref.pack), *ref[1:5], ref.id.hex())  # type: ignore[call-arg]
-        for ref in refs
-    ]
+    return [JsonRef(packs.number(ref.pack), *ref[1:5], ref.id.hex()) for ref in refs]
 
 
 def from_json(refs: Iterable[JsonRef], packs: Sequence[str], source: str) -> list[Ref]:
