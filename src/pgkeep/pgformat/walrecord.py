@@ -1,9 +1,9 @@
 """Walks the records of WAL segments (PostgreSQL 15 to 18, little-endian servers).
 
-The layout is that of src/include/access/xlog_internal.h (pages) and xlogrecord.h (records).
-What is valid follows src/backend/access/transam/xlogreader.c: the first record with a wrong
-length, previous-record pointer, resource manager or checksum ends the valid WAL, and so does
-a page whose header is not the expected one.
+The layout of the pages is that of src/include/access/xlog_internal.h. What is valid follows
+src/backend/access/transam/xlogreader.c: the first record with a wrong length, previous-record
+pointer, resource manager or checksum ends the valid WAL, and so does a page whose header is
+not the expected one.
 
 One difference, for speed: a checksum is verified for each record handed out, and for the last
 record before the valid WAL ends (a tail filled up with zeros may cut it), not for the records
@@ -14,10 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import cache
-from struct import Struct, error
-from typing import NamedTuple
+from struct import Struct
 
-from pgkeep.errors import FormatError, NotPostgres
+from pgkeep.errors import NotPostgres
+from pgkeep.pgformat.walbody import HEADER, checksum_is_right
+from pgkeep.pgformat.walbody import Record as Record
 
 RM_XLOG = 0
 RM_XACT = 1
@@ -29,44 +30,19 @@ XLOG_RESTORE_POINT = 0x70
 XLOG_OVERWRITE_CONTRECORD = 0xD0
 
 MAGIC_15, MAGIC_16, MAGIC_17, MAGIC_18 = 0xD110, 0xD113, 0xD116, 0xD118
-_MAGICS = (MAGIC_15, MAGIC_16, MAGIC_17, MAGIC_18)
+_MAGICS = (MAGIC_15, MAGIC_16, MAGIC_17, MAGIC_18)  # 19 gives the page flags other numbers
 
 _PAGE = Struct("<HHIQI4x")  # xlp_magic, xlp_info, xlp_tli, xlp_pageaddr, xlp_rem_len
 _LONG = Struct("<24xQII")  # xlp_sysid, xlp_seg_size, xlp_xlog_blcksz
-_CONTRECORD, _LONG_HEADER, _OVERWRITE, _ALL_FLAGS = 1, 2, 4, 7
+_CONTRECORD, _LONG_HEADER, _OVERWRITE, _ALL_FLAGS = 1, 2, 8, 15
 
-_HEADER = Struct("<IIQBB2xI")  # xl_tot_len, xl_xid, xl_prev, xl_info, xl_rmid, xl_crc
 _STEP = Struct("<I4xQH")  # xl_tot_len, xl_prev, xl_info + 256 * xl_rmid
 _UINT32 = Struct("<I")
-_CRC_AT = 20
 _LAST_BUILTIN_RM, _FIRST_CUSTOM_RM = 21, 128
 
 _WANTED, _SWITCH, _INVALID = 1, 2, 4
 
 Data = bytes | bytearray | memoryview
-
-
-class Record(NamedTuple):
-    """One WAL record.
-
-    `end_lsn` is where its bytes end, aligned to 8 (for XLOG_SWITCH too, where the WAL goes on
-    with the next segment); `magic` is its pages' and tells PostgreSQL's major version; `raw`
-    is the whole record without the page headers in between.
-    """
-
-    lsn: int
-    end_lsn: int
-    rmid: int
-    info: int
-    xid: int
-    total_length: int
-    magic: int
-    raw: bytes
-
-    @property
-    def main_data(self) -> bytes:
-        """What the resource manager wrote that belongs to no block; FormatError if damaged."""
-        return self.raw[self.total_length - _main_length(self) :]
 
 
 def walk(
@@ -95,9 +71,12 @@ class Walker:
     stopped                 why the valid WAL ends, if for none of these reasons
     """
 
-    def __init__(self, only: Iterable[tuple[int, int]] | None = None) -> None:
+    def __init__(
+        self, only: Iterable[tuple[int, int]] | None = None, *, checksums: bool = True
+    ) -> None:
         """`only`: pairs of resource manager and info (its low four bits don't count) of the
-        records to hand out; None means all."""
+        records to hand out; None means all. checksums=False: whoever gets the records
+        verifies them, all at once."""
         self.records = 0
         self.first: int | None = None
         self.last: int | None = None
@@ -106,9 +85,10 @@ class Walker:
         self.unfinished: int | None = None
         self.stopped: str | None = None
         self._kinds = _kind_table(None if only is None else frozenset(only))
-        self._data = memoryview(b"")
+        self._data: bytes | memoryview = b""
         self._base = self._origin = 0
         self._magic = self._timeline = self._page_size = 0
+        self._checksums = checksums
         self._partial: _Partial | None = None
         self._assembled: _Partial | None = None
         self._over = False
@@ -120,7 +100,8 @@ class Walker:
         """
         if self._over:
             return
-        self._data, self._base = memoryview(segment).cast("B"), lsn
+        self._data = segment if isinstance(segment, bytes) else memoryview(segment).cast("B")
+        self._base = lsn
         self.switched = False
         if not self._page_size:
             self._open()
@@ -166,13 +147,13 @@ class Walker:
             if record := self._finish(self._partial, offset):
                 yield record
         data, base, kinds, step = self._data, self._base, self._kinds, _STEP.unpack_from
-        last_start = limit - _HEADER.size
+        last_start = limit - HEADER.size
         while offset < limit and not self.switched:
             count, previous, following, kind = 0, self.last, offset, 0
             while offset <= last_start:
                 total, link, kind_index = step(data, offset)
                 following = offset + (total + 7 & -8)
-                if link != previous or following > limit or total < _HEADER.size:
+                if link != previous or following > limit or total < HEADER.size:
                     break
                 kind = kinds[kind_index]
                 if kind:
@@ -215,26 +196,26 @@ class Walker:
 
     def _take(self, offset: int, following: int) -> Record:
         """The record at `offset`, all of it on this page, its header found right."""
-        raw = bytes(self._data[offset:following])
-        total, xid, _, info, rmid, _ = _HEADER.unpack_from(raw)
+        total, xid, _, info, rmid, _ = HEADER.unpack_from(self._data, offset)
+        raw = bytes(self._data[offset : offset + total])
         lsn, end = self._base + offset, self._base + following
-        raw = raw[:total]
-        if not _crc_is_right(raw):
+        if self._checksums and not checksum_is_right(raw):
             raise _WalEnds(f"the record at {_lsn(lsn)} fails its checksum", lsn, following)
-        self.records, self.last, self.end = self.records + 1, lsn, end
+        self.records += 1
+        self.last, self.end = lsn, end
         return Record(lsn, end, rmid, info, xid, total, self._magic, raw)
 
     def _begin(self, offset: int, limit: int) -> tuple[_Partial, int]:
         """Starts on the record at `offset`; where it, or its part on this page, ends."""
         data, lsn, room = self._data, self._base + offset, limit - offset
-        if room < _HEADER.size and not any(data[offset:limit]):
+        if room < HEADER.size and not any(data[offset:limit]):
             raise _WalEnds(f"there is no record at {_lsn(lsn)}", None, offset)
         # Only a short tail ends with less room than for a length: then any length is too much.
-        total = _UINT32.unpack_from(data, offset)[0] if room >= 4 else _HEADER.size
-        if total < _HEADER.size:
+        total = _UINT32.unpack_from(data, offset)[0] if room >= 4 else HEADER.size
+        if total < HEADER.size:
             raise _WalEnds(f"the record at {_lsn(lsn)} has length {total}", None, offset)
-        if room >= _HEADER.size:
-            self._check_header(bytes(data[offset : offset + _HEADER.size]), lsn)
+        if room >= HEADER.size:
+            self._check_header(bytes(data[offset : offset + HEADER.size]), lsn)
         self._partial = _Partial(lsn, total)
         return self._partial, self._partial.add(data[offset:limit], offset)
 
@@ -245,11 +226,11 @@ class Walker:
         if lsn is None:
             self.end = end
             return None
-        raw = partial.first(_HEADER.size)
+        raw = partial.first(HEADER.size)
         kind = self._check_header(raw, lsn)
         if kind:
             raw = partial.first(partial.total)
-            if not _crc_is_right(raw):
+            if self._checksums and not checksum_is_right(raw):
                 raise _WalEnds(f"the record at {_lsn(lsn)} fails its checksum", lsn, offset)
         self._assembled = partial
         self.records, self.last, self.end = self.records + 1, lsn, end
@@ -258,16 +239,16 @@ class Walker:
         self.switched = bool(kind & _SWITCH)
         if not kind & _WANTED:
             return None
-        total, xid, _, info, rmid, _ = _HEADER.unpack_from(raw)
+        total, xid, _, info, rmid, _ = HEADER.unpack_from(raw)
         return Record(lsn, end, rmid, info, xid, total, self._magic, raw)
 
     def _check_header(self, header: bytes, lsn: int) -> int:
         """What kind of record it is: a sum of _WANTED and _SWITCH. Raises _WalEnds."""
-        total, _, link, info, rmid, _ = _HEADER.unpack_from(header)
+        total, _, link, info, rmid, _ = HEADER.unpack_from(header)
         kind: int = self._kinds[rmid << 8 | info]
         right_link = link < lsn if self.last is None else link == self.last
-        if not right_link or kind & _INVALID or total < _HEADER.size:
-            after = max(lsn - self._base, 0) + _HEADER.size
+        if not right_link or kind & _INVALID or total < HEADER.size:
+            after = max(lsn - self._base, 0) + HEADER.size
             raise _WalEnds(f"the record at {_lsn(lsn)} has no valid header", lsn, after)
         return kind
 
@@ -295,11 +276,11 @@ class Walker:
             raw = bytes(self._data[offset : offset + total])
         else:
             return None
-        if lsn is None or _crc_is_right(raw):
+        if lsn is None or checksum_is_right(raw):
             return None
         end = _WalEnds(f"the record at {_lsn(lsn)} fails its checksum", lsn, self.end - self._base)
         self.records, self.end = self.records - 1, lsn
-        self.last = _HEADER.unpack_from(raw)[2] if self.records else None
+        self.last = HEADER.unpack_from(raw)[2] if self.records else None
         self.first = self.first if self.records else None
         return end
 
@@ -323,9 +304,9 @@ class _Partial:
     def __init__(self, lsn: int | None, total: int) -> None:
         self.lsn = lsn
         self.total = self.missing = total
-        self._parts: list[memoryview] = []
+        self._parts: list[bytes | memoryview] = []
 
-    def add(self, rest_of_page: memoryview, offset: int) -> int:
+    def add(self, rest_of_page: bytes | memoryview, offset: int) -> int:
         part = rest_of_page[: self.missing]
         self.missing -= len(part)
         if self.lsn is not None:
@@ -359,88 +340,3 @@ def _kind_table(only: frozenset[tuple[int, int]] | None) -> bytes:
     unassigned = slice((_LAST_BUILTIN_RM + 1) << 8, _FIRST_CUSTOM_RM << 8)
     table[unassigned] = bytes([_INVALID]) * (unassigned.stop - unassigned.start)
     return bytes(table)
-
-
-_DATA_SHORT, _DATA_LONG, _ORIGIN, _TOPLEVEL_XID, _MAX_BLOCK_ID = 255, 254, 253, 252, 32
-_BLOCK = Struct("<xBH")  # id, fork_flags, data_length
-_IMAGE = Struct("<HHB")  # length, hole_offset, bimg_info
-_HAS_IMAGE, _SAME_RELATION = 0x10, 0x80
-_HAS_HOLE, _COMPRESSED = 0x01, 0x1C
-
-
-def _main_length(record: Record) -> int:
-    """The main data comes last in a record, its length after the block headers; as in
-    DecodeXLogRecord() of xlogreader.c."""
-    raw, at, of_blocks = record.raw, _HEADER.size, 0
-    try:
-        while len(raw) - at > of_blocks:
-            kind = raw[at]
-            if kind in (_DATA_SHORT, _DATA_LONG):
-                length = raw[at + 1] if kind == _DATA_SHORT else _UINT32.unpack_from(raw, at + 1)[0]
-                at += 2 if kind == _DATA_SHORT else 5
-                if at + of_blocks + length == len(raw):
-                    return int(length)
-                break
-            if kind == _ORIGIN:
-                at += 3
-            elif kind == _TOPLEVEL_XID:
-                at += 5
-            elif kind <= _MAX_BLOCK_ID:
-                header, data = _block_lengths(raw, at)
-                at, of_blocks = at + header, of_blocks + data
-            else:
-                break
-        else:
-            if len(raw) - at == of_blocks:
-                return 0
-    except (IndexError, error):
-        pass  # the same as lengths that don't add up
-    raise FormatError(f"the lengths in the WAL record at {_lsn(record.lsn)} don't add up")
-
-
-def _block_lengths(raw: bytes, at: int) -> tuple[int, int]:
-    """The length of the block header at `at` and of the data that it announces."""
-    flags, data = _BLOCK.unpack_from(raw, at)
-    length = _BLOCK.size
-    if flags & _HAS_IMAGE:
-        image, _, image_flags = _IMAGE.unpack_from(raw, at + length)
-        data += image
-        length += _IMAGE.size
-        if image_flags & _HAS_HOLE and image_flags & _COMPRESSED:
-            length += 2  # the hole's length
-    if not flags & _SAME_RELATION:
-        length += 12  # tablespace, database, relation
-    return length + 4, data  # with the block number
-
-
-def _crc_is_right(raw: bytes) -> bool:
-    """CRC-32C of what follows the header and then of the header up to its checksum."""
-    data = raw[_HEADER.size :] + raw[:_CRC_AT]
-    t0, t1, t2, t3, t4, t5, t6, t7 = _crc_tables()
-    crc, whole = 0xFFFFFFFF, len(data) & -8
-    for word, b4, b5, b6, b7 in _CRC_STEP.iter_unpack(data[:whole]):
-        crc ^= word
-        crc = (
-            t7[crc & 255] ^ t6[crc >> 8 & 255] ^ t5[crc >> 16 & 255] ^ t4[crc >> 24]
-            ^ t3[b4] ^ t2[b5] ^ t1[b6] ^ t0[b7]
-        )  # fmt: skip
-    for byte in data[whole:]:
-        crc = crc >> 8 ^ t0[(crc ^ byte) & 255]
-    return bool(crc ^ 0xFFFFFFFF == _UINT32.unpack_from(raw, _CRC_AT)[0])
-
-
-_CRC_STEP = Struct("<I4B")
-
-
-@cache
-def _crc_tables() -> list[list[int]]:
-    """For eight bytes at a time ("slicing-by-8"), several times as quick as byte by byte."""
-    first = []
-    for crc in range(256):
-        for _ in range(8):
-            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
-        first.append(crc)
-    tables = [first]
-    for _ in range(7):
-        tables.append([crc >> 8 ^ first[crc & 255] for crc in tables[-1]])
-    return tables

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import islice
 from struct import Struct, error
 from typing import Any, NamedTuple
 
 from pgkeep.errors import FormatError
+from pgkeep.pgformat.walbody import Record, checksums_are_right
 from pgkeep.pgformat.walrecord import (
     MAGIC_18,
     RM_TBLSPC,
@@ -23,7 +25,6 @@ from pgkeep.pgformat.walrecord import (
     RM_XLOG,
     XLOG_RESTORE_POINT,
     Data,
-    Record,
     Walker,
     walk,
 )
@@ -41,6 +42,8 @@ TRANSACTION_ENDS = tuple(
 
 RESTORE_POINTS = ((RM_XLOG, XLOG_RESTORE_POINT),)
 TABLESPACES_CREATED = ((RM_TBLSPC, _TABLESPACE_CREATE),)
+_KINDS = TRANSACTION_ENDS + RESTORE_POINTS + TABLESPACES_CREATED
+_BATCH = 4096
 
 # xl_xact_xinfo in src/include/access/xact.h: which chunks precede the prepared xid.
 _HAS_DATABASE, _HAS_TWOPHASE = 1 << 0, 1 << 4
@@ -148,32 +151,27 @@ def summarize(segment: Data, start_lsn: int) -> WalSummary:
 
     Raises NotPostgres when it does not begin with a WAL page of `start_lsn`.
     """
-    ends = _Ends()
-    restore_points: list[RestorePoint] = []
-    tablespaces: list[TablespaceCreated] = []
-    walker = Walker(TRANSACTION_ENDS + RESTORE_POINTS + TABLESPACES_CREATED)
-    for record in walker.feed(segment, start_lsn):
-        if record.rmid == RM_XACT:
-            ends.add(record)
-        elif record.rmid == RM_XLOG:
-            restore_points.append(restore_point(record))
-        else:
-            tablespaces.append(tablespace_created(record))
-    return WalSummary(
-        records=walker.records,
-        first_record=walker.first,
-        last_record=walker.last,
-        end_of_records=walker.end,
-        switched=walker.switched,
-        unfinished=walker.unfinished,
-        first_commit_time=ends.first_time,
-        last_commit_time=ends.last_time,
-        first_xid=ends.first_xid,
-        last_xid=ends.last_xid,
-        restore_points=tuple(restore_points),
-        tablespaces=tuple(tablespaces),
-        stopped=walker.stopped,
-    )
+    try:
+        return _summarize(segment, start_lsn, in_batches=True)
+    except _WrongInBatch:
+        # Only record by record is it known where the WAL ends; in batches it is much quicker.
+        return _summarize(segment, start_lsn, in_batches=False)
+
+
+class _WrongInBatch(Exception):
+    pass
+
+
+def _summarize(segment: Data, start_lsn: int, *, in_batches: bool) -> WalSummary:
+    findings = _Findings()
+    walker = Walker(_KINDS, checksums=not in_batches)
+    records = walker.feed(segment, start_lsn)
+    while batch := list(islice(records, _BATCH)):
+        if in_batches and not checksums_are_right(batch):
+            raise _WrongInBatch
+        for record in batch:
+            findings.add(record)
+    return findings.summary(walker)
 
 
 def transaction_ends(data: Data | Iterable[Data], start_lsn: int) -> Iterator[TransactionEnd]:
@@ -191,19 +189,23 @@ def ends_xid(segment: Data | Iterable[Data], start_lsn: int, xid: int) -> int | 
 
 
 def transaction_end(record: Record) -> TransactionEnd:
-    """Reads a record of the kinds in TRANSACTION_ENDS (xl_xact_commit and xl_xact_abort)."""
+    """Reads a record of the kinds in TRANSACTION_ENDS."""
+    time, xid = _time_and_xid(record)
     operation = record.info & _XACT_OPERATION
-    committed = operation in (_COMMIT, _COMMIT_PREPARED)
+    return TransactionEnd(record.lsn, xid, time, operation in (_COMMIT, _COMMIT_PREPARED))
+
+
+def _time_and_xid(record: Record) -> tuple[int, int]:
+    """From xl_xact_commit or xl_xact_abort (the same up to here)."""
     data = record.main_data
     try:
         time: int = _TIME.unpack_from(data)[0]
-        prepared = operation in (_COMMIT_PREPARED, _ABORT_PREPARED)
-        xid = _prepared_xid(data, record) if prepared else record.xid
+        if record.info & _XACT_OPERATION in (_COMMIT, _ABORT):
+            return time, record.xid
+        return time, _prepared_xid(data, record)
     except error as problem:
-        raise FormatError(
-            f"the commit or abort record at {record.lsn:#x} is too short"
-        ) from problem
-    return TransactionEnd(record.lsn, xid, time, committed)
+        message = f"the WAL record at {record.lsn:#x} is too short for a commit or abort"
+        raise FormatError(message) from problem
 
 
 def restore_point(record: Record) -> RestorePoint:
@@ -218,25 +220,51 @@ def tablespace_created(record: Record) -> TablespaceCreated:
     return TablespaceCreated(record.lsn, oid, path)
 
 
-class _Ends:
-    """The range of times and of xids of the transactions that end."""
+class _Findings:
+    """What the records of a segment amount to."""
 
     def __init__(self) -> None:
         self.first_time: int | None = None
         self.last_time: int | None = None
         self.first_xid: int | None = None
         self.last_xid: int | None = None
+        self.restore_points: list[RestorePoint] = []
+        self.tablespaces: list[TablespaceCreated] = []
 
     def add(self, record: Record) -> None:
-        end = transaction_end(record)
-        if self.first_time is None or end.time < self.first_time:
-            self.first_time = end.time
-        if self.last_time is None or end.time > self.last_time:
-            self.last_time = end.time
-        if self.first_xid is None or _precedes(end.xid, self.first_xid):
-            self.first_xid = end.xid
-        if self.last_xid is None or _precedes(self.last_xid, end.xid):
-            self.last_xid = end.xid
+        if record.rmid == RM_XACT:
+            self._add_end(*_time_and_xid(record))
+        elif record.rmid == RM_XLOG:
+            self.restore_points.append(restore_point(record))
+        else:
+            self.tablespaces.append(tablespace_created(record))
+
+    def summary(self, walker: Walker) -> WalSummary:
+        return WalSummary(
+            records=walker.records,
+            first_record=walker.first,
+            last_record=walker.last,
+            end_of_records=walker.end,
+            switched=walker.switched,
+            unfinished=walker.unfinished,
+            first_commit_time=self.first_time,
+            last_commit_time=self.last_time,
+            first_xid=self.first_xid,
+            last_xid=self.last_xid,
+            restore_points=tuple(self.restore_points),
+            tablespaces=tuple(self.tablespaces),
+            stopped=walker.stopped,
+        )
+
+    def _add_end(self, time: int, xid: int) -> None:
+        if self.first_time is None or time < self.first_time:
+            self.first_time = time
+        if self.last_time is None or time > self.last_time:
+            self.last_time = time
+        if self.first_xid is None or _precedes(xid, self.first_xid):
+            self.first_xid = xid
+        if self.last_xid is None or _precedes(self.last_xid, xid):
+            self.last_xid = xid
 
 
 def _precedes(xid: int, other: int) -> bool:
