@@ -14,6 +14,7 @@ from pgkeep.repo.generation import GenerationRef, GenerationWriter
 from pgkeep.repo.leaf import LEAF_BLOCKS, NOWHERE, Leaf, overlay, resolve
 from pgkeep.repo.mapwriter import MapWriter
 from pgkeep.repo.repository import Repository
+from pgkeep.repo.repository import create as create_repository
 from pgkeep.repo.tree import RootRef, TreeReader, TreeWriter
 from pgkeep.store.memory import MemoryStore
 
@@ -106,6 +107,10 @@ class Model:
     files: dict[bytes, Blocks] = field(default_factory=dict)
     leaves: dict[bytes, list[Leaf]] = field(default_factory=dict)
     created: int = 0
+
+
+def new_repository(store: MemoryStore) -> Repository:
+    return create_repository(store, host_name="test", keep=lambda key_file: None).repository
 
 
 def fresh(rng: np.random.Generator, count: int) -> Blocks:
@@ -233,7 +238,7 @@ def read_file(reader: TreeReader, leaves: list[Leaf]) -> Blocks:
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(shapes, min_size=1, max_size=4))
 def test_every_backup_reads_back_as_the_model_was(history: list[Shape]) -> None:
-    repo = Repository.create(MemoryStore(), host_name="test").repository
+    repo = new_repository(MemoryStore())
     model = Model()
     known: list[GenerationRef] = []
     backups: list[tuple[RootRef, dict[bytes, Blocks]]] = []
