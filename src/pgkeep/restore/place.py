@@ -221,8 +221,11 @@ class Placement:
                 f"frame {runs.frame[at]} of generation {runs.generation[at]} is not there"
             )
 
-    def sync_files(self, files: list[Made]) -> None:
-        """Waits until files are on disk; raises OSError when one could not be written back."""
+    def sync_files(self, files: list[Made]) -> int:
+        """Waits until files are on disk; returns how many.
+
+        Raises OSError when one could not be written back.
+        """
         for file in files:
             path = self._where.destination(file.path)
             fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -232,6 +235,7 @@ class Placement:
                 raise OSError(error.errno, error.strerror, path) from None
             finally:
                 os.close(fd)
+        return len(files)
 
     def sync_directories(self) -> None:
         """Waits until the names in all directories are on disk."""

@@ -19,7 +19,7 @@ from pgkeep.catalog.reach import Answer, Contents, Side
 from pgkeep.catalog.records import Record
 from pgkeep.errors import TargetUnreachable, UsageError
 from pgkeep.pgformat.lsn import format_lsn, parse_lsn
-from pgkeep.pgformat.recoverytime import parse_recovery_time
+from pgkeep.pgformat.recoverytime import format_for_postgres, parse_recovery_time
 
 Action = Literal["promote", "pause", "shutdown"]
 TimelineWish = int | Literal["current", "latest"] | None
@@ -78,8 +78,7 @@ class Target:
         match self.kind:
             case Kind.TIME:
                 assert self.time is not None
-                moment = self.time.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f+00")
-                return "recovery_target_time", moment
+                return "recovery_target_time", format_for_postgres(self.time)
             case Kind.LSN:
                 return "recovery_target_lsn", format_lsn(self.lsn or 0)
             case Kind.XID:
@@ -90,6 +89,9 @@ class Target:
                 return "recovery_target", "immediate"
             case _:
                 return None
+
+
+LATEST = Target(Kind.LATEST)
 
 
 @dataclass(frozen=True, slots=True)

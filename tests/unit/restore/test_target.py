@@ -56,7 +56,7 @@ class Backup:
 
 @dataclass
 class World:
-    """WAL in which each segment n has commits from minute n to minute n + 0.9, xid n × 10 to + 9."""
+    """WAL: segment n has commits from minute n to minute n + 0.9, of xid n × 10 to n × 10 + 9."""
 
     facts: list[SegmentFact] = field(default_factory=list)
     histories: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
@@ -158,8 +158,10 @@ class TestParse:
 
     @pytest.mark.parametrize(
         "text",
-        ["", "name:", "xid:abc", "xid:2", "0", "lsn:abc", "2026-13-45", "9" * 30, "n" * 64]
-        + ["2026-10-25 02:30", "2026-03-29 02:30"],
+        [
+            *("", "name:", "xid:abc", "xid:2", "0", "lsn:abc", "9" * 30, "n" * 64),
+            *("2026-13-45", "2026-10-25 02:30", "2026-03-29 02:30"),
+        ],
     )
     def test_nonsense_and_ambiguous_times_are_refused(self, text: str) -> None:
         with pytest.raises(PgkeepError):

@@ -1,0 +1,105 @@
+"""What is wrong, seen once, with the backups that need it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
+
+from pgkeep.errors import PgkeepError, StoreUnavailable
+
+T = TypeVar("T")
+
+NEW_BACKUP = (
+    "make a new backup now (pgkeep backup); put the object back from a copy of the repository if "
+    "there is one, else expire the backups that need it; look at the disk or bucket below"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is wrong with one object of the repository, and what to do about it."""
+
+    object: str
+    what: str
+    hint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A problem with the backups that can't be restored because of it, wholly or in part."""
+
+    object: str
+    what: str
+    backups: tuple[str, ...]
+    hint: str
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What was looked at, and what was wrong; sizes in bytes.
+
+    `frames` and `segments_read` are 0 unless the verification was deep.
+    """
+
+    backups: tuple[str, ...]
+    findings: tuple[Finding, ...]
+    map_frames: int
+    packs: int
+    pack_bytes: int
+    frames: int
+    frame_bytes: int
+    segments: int
+    segments_read: int
+    deep: bool
+    seconds: float
+
+    @property
+    def ok(self) -> bool:
+        return not self.findings
+
+    def to_json(self) -> dict[str, Any]:
+        return {"ok": self.ok, **asdict(self)}
+
+
+class Ledger:
+    """Gathers problems. A thing that several backups share is looked at once.
+
+    A store that can't be reached is no finding: it says nothing about what is stored.
+    """
+
+    def __init__(self) -> None:
+        self._problems: dict[Hashable, list[Problem]] = {}
+        self._backups: dict[Hashable, dict[str, None]] = {}
+
+    def needs(self, backup: str, key: Hashable) -> bool:
+        """Notes that `backup` needs a thing; whether nobody has looked at it yet."""
+        self._backups.setdefault(key, {})[backup] = None
+        if key in self._problems:
+            return False
+        self._problems[key] = []
+        return True
+
+    def note(self, key: Hashable, problem: Problem) -> None:
+        """A thing that was looked at has a problem."""
+        self._problems.setdefault(key, []).append(problem)
+
+    def attempt(
+        self, key: Hashable, object_: str, look: Callable[[], T], *, hint: str = NEW_BACKUP
+    ) -> T | None:
+        """What `look` returns, or None after its error was noted; StoreUnavailable goes through."""
+        try:
+            return look()
+        except StoreUnavailable:
+            raise
+        except PgkeepError as error:
+            self.note(key, Problem(object_, error.message, hint))
+            return None
+
+    def findings(self) -> tuple[Finding, ...]:
+        """All that was noted, in the order in which it was seen."""
+        return tuple(
+            Finding(p.object, p.what, tuple(sorted(self._backups.get(key, {}))), p.hint)
+            for key, problems in self._problems.items()
+            for p in problems
+        )
