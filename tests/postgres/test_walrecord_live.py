@@ -263,6 +263,7 @@ def test_each_summary_is_what_pg_waldump_says_of_the_segment(loaded: Loaded) -> 
     for segment, content in zip(loaded.segments, loaded.contents, strict=True):
         summary = summarize(content, lsn_of(segment))
         starting = loaded.starting_in(segment)
+        assert all(summary.may_end(d.ended_xid) for d in starting if d.end)
         if starting and summary.unfinished == starting[-1].lsn:
             assert starting.pop().total > MIB - summary.unfinished % MIB - 8192 // 24
             unfinished += 1

@@ -68,6 +68,7 @@ class Walker:
     switched                the last record is XLOG_SWITCH
     unfinished              lsn of a record that begins, but runs into the end of the data or
                             into the zeros that fill up a tail
+    unfinished_head         up to 24 bytes of it, if it runs into the end of the data
     stopped                 why the valid WAL ends, if for none of these reasons
     """
 
@@ -83,6 +84,7 @@ class Walker:
         self.end = 0
         self.switched = False
         self.unfinished: int | None = None
+        self.unfinished_head = b""
         self.stopped: str | None = None
         self._kinds = _kind_table(None if only is None else frozenset(only))
         self._data: bytes | memoryview = b""
@@ -114,7 +116,14 @@ class Walker:
         except _WalEnds as end:
             self._conclude(end)
         else:
-            self.unfinished = self._partial.lsn if self._partial else None
+            self._pause()
+
+    def _pause(self) -> None:
+        """Between two segments, or after the last one."""
+        self.unfinished, self.unfinished_head = None, b""
+        if self._partial and self._partial.lsn is not None:
+            self.unfinished = self._partial.lsn
+            self.unfinished_head = self._partial.first(HEADER.size)
 
     def _open(self) -> None:
         """Takes what all pages must agree on from the first one."""
@@ -256,6 +265,7 @@ class Walker:
         """Tells a tail that was cut and filled with zeros from damage and foreign bytes."""
         self._over = True
         self._partial = None
+        self.unfinished, self.unfinished_head = None, b""
         if not self.records:
             self.end = self._origin
         else:

@@ -100,6 +100,8 @@ class WalSummary:
     last_commit_time    2000-01-01 UTC; times don't always rise along the WAL
     first_xid           lowest and highest xid that committed or aborted, in PostgreSQL's
     last_xid            circular order; see may_end()
+    unfinished_xid      the xid in the header of the unfinished record, if that may be a commit or
+                        abort; 0 if it may be the end of a prepared transaction
     stopped             what is wrong where the valid WAL ends before the segment does; None
                         after a switch and when only zeros follow
     """
@@ -116,10 +118,13 @@ class WalSummary:
     last_xid: int | None
     restore_points: tuple[RestorePoint, ...]
     tablespaces: tuple[TablespaceCreated, ...]
+    unfinished_xid: int | None = None
     stopped: str | None = None
 
     def may_end(self, xid: int) -> bool:
-        """False when the transaction certainly doesn't end in a complete record here."""
+        """False when the transaction certainly doesn't end in a record that begins here."""
+        if self.unfinished_xid in (xid, 0):
+            return True
         if self.first_xid is None or self.last_xid is None:
             return False
         return not _precedes(xid, self.first_xid) and not _precedes(self.last_xid, xid)
@@ -253,6 +258,7 @@ class _Findings:
             last_xid=self.last_xid,
             restore_points=tuple(self.restore_points),
             tablespaces=tuple(self.tablespaces),
+            unfinished_xid=_xid_if_end(walker.unfinished_head),
             stopped=walker.stopped,
         )
 
@@ -265,6 +271,14 @@ class _Findings:
             self.first_xid = xid
         if self.last_xid is None or _precedes(self.last_xid, xid):
             self.last_xid = xid
+
+
+def _xid_if_end(head: bytes) -> int | None:
+    """From the beginning of a record; a segment has room for its first 8 bytes at least."""
+    if len(head) < 8 or (len(head) >= 18 and (head[17], head[16] & 0xF0) not in TRANSACTION_ENDS):
+        return None
+    xid: int = _UINT32.unpack_from(head, 4)[0]
+    return xid
 
 
 def _precedes(xid: int, other: int) -> bool:

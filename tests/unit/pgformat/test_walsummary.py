@@ -118,6 +118,34 @@ def test_only_whole_records_count_at_the_border_of_two_segments() -> None:
     assert ends_xid([first, second], START, 1000) == crossing
 
 
+@pytest.mark.parametrize(
+    ("room", "rmid", "info", "xid", "may"),
+    [
+        # So much of it is seen that it can be told what it is.
+        (24, 1, 0x00, 1000, {1000}),
+        (24, 1, 0x20, 1000, {1000}),
+        (24, 1, 0xB0, 0, {1000, 1001}),
+        (24, 1, 0x50, 1000, set()),
+        (24, 10, 0x00, 1000, set()),
+        # And here only the xid.
+        (16, 10, 0x00, 1000, {1000}),
+        (8, 1, 0x00, 1000, {1000}),
+        (8, 1, 0xB0, 0, {1000, 1001}),
+    ],
+)
+def test_a_transaction_may_end_in_the_record_that_crosses_the_border(
+    room: int, rmid: int, info: int, xid: int, may: set[int]
+) -> None:
+    writer = WalWriter()
+    while len(writer.wal) < SEGMENT - 8192:
+        writer.fill_until(0)
+    writer.fill_until(room)
+    writer.add(rmid, info, prepared_end(0xD118, 16), xid=xid)
+    summary = summarize(writer.segments()[0], START)
+    assert summary.unfinished == writer.lsns[-1]
+    assert {xid for xid in (1000, 1001) if summary.may_end(xid)} == may
+
+
 @pytest.mark.parametrize("bad", [0, 100, 4095, 4096, 4999])
 def test_a_wrong_checksum_ends_the_summary_there(bad: int) -> None:
     writer = WalWriter()
