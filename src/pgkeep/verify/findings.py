@@ -81,8 +81,10 @@ class Ledger:
         return True
 
     def note(self, key: Hashable, problem: Problem) -> None:
-        """A thing that was looked at has a problem."""
-        self._problems.setdefault(key, []).append(problem)
+        """A thing that was looked at has a problem; saying so twice changes nothing."""
+        known = self._problems.setdefault(key, [])
+        if problem not in known:
+            known.append(problem)
 
     def attempt(
         self, key: Hashable, object_: str, look: Callable[[], T], *, hint: str = NEW_BACKUP
