@@ -6,8 +6,9 @@ record that begins there or later, an xid only by its own end, a name by the fir
 that name. PostgreSQL fails at the end of the WAL when none came, and it fails when the target comes
 before the backup's own end. So the answers here tell these two apart.
 
-A record that runs over the end of a segment is in no summary. For LSNs that does no harm; a
-transaction's end or a restore point that does so is found only by `Contents.ends`.
+A record that runs over the end of a segment is in no summary. For LSNs and xids that does no harm,
+since the summary says where it begins and whose end it may be; for a time the last such record
+makes the answer uncertain; a restore point that does so is not found.
 """
 
 from __future__ import annotations
@@ -153,15 +154,22 @@ def time_target(
         return _answer(Side.BEFORE, here, backup, coverage, contents)
     if not here.restorable:
         return _answer(Side.AFTER, here, backup, coverage, contents)
-    unknown = False
+    unknown = seen = False
+    newest = True
     for place in _replayed_backwards(here.route, backup, coverage):
         summary = contents.summary(*place)
         if summary is None:
             unknown = True
-        elif summary.last_commit_time is not None and (
-            summary.last_commit_time > wanted
-            or (not inclusive and summary.last_commit_time == wanted)
-        ):
+            continue
+        if not seen and not newest and summary.unfinished_xid is not None:
+            # The last commit of all may lie on the border and be in no summary.
+            unknown = True
+        newest = False
+        last = summary.last_commit_time
+        if last is None:
+            continue
+        seen = True
+        if last > wanted or (not inclusive and last == wanted):
             return _answer(Side.WITHIN, here, backup, coverage, contents)
     side = Side.UNKNOWN if unknown else Side.AFTER
     return _answer(side, here, backup, coverage, contents)

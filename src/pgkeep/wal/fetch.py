@@ -105,13 +105,12 @@ class _Shelf:
             raise WalAbsent(f"{name} is not in the repository: {verdict.why}")
         if isinstance(verdict, Fault):
             raise _fault(name, verdict)
-        file = name
-        if verdict.partial:
-            file = f"{name}.partial"
+        file = f"{name}.partial" if verdict.partial else name
+        if raw is None:
+            # The partial one, or one that arrived between the look for it and the listing.
             raw = self._read(wanted.timeline, file)
         if raw is None:
-            # It was pushed between the look for it and the listing.
-            raise PgkeepError(f"{name} has just arrived in the repository", hint="ask again")
+            raise PgkeepError(f"{file} was in the repository a moment ago and is gone")
         return FetchResult(name, file, size, verdict.cut), _cut(
             raw, size, place.start(size), verdict.cut
         )

@@ -29,7 +29,6 @@ from pgkeep.errors import (
     ObjectMissing,
     PgkeepError,
     StoreError,
-    WrongCluster,
 )
 from pgkeep.parallel import default_workers
 from pgkeep.pgformat.history import HistoryEntry, Lineage, parse_history
@@ -108,7 +107,7 @@ def push_bytes(
     summary = None
     if kind.kind in (WalKind.SEGMENT, WalKind.PARTIAL):
         assert kind.segment is not None
-        header = _checked_header(repo, cluster, name, kind.segment, raw, system_identifier, beside)
+        header = _checked_header(repo, cluster, name, raw, system_identifier, beside)
         start = parse_segment(kind.segment, len(raw)).start(len(raw))
         # WAL that can't be understood must still be archived: only its summary is missing then.
         with suppress(FormatError):
@@ -151,30 +150,17 @@ def _checked_header(
     repo: Repository,
     cluster: str,
     name: str,
-    segment: str,
     raw: bytes,
     system_identifier: int,
     beside: Path | None,
 ) -> WalHeader:
     header = parse_segment_header(raw)
-    if header.system_identifier != system_identifier:
-        raise WrongCluster(
-            f"{name} is WAL of another cluster: its system identifier is "
-            f"{header.system_identifier}, {cluster} has {system_identifier}",
-            hint="look which server calls this archive_command; after pg_upgrade or initdb run "
-            "pgkeep init again for the new cluster",
-        )
-    if header.segment_size != len(raw):
-        raise NotPostgres(
-            f"{name} has {len(raw)} bytes, but segments of this cluster have {header.segment_size}",
-            hint="a segment that was cut short can't be archived; nothing was stored",
-        )
-    place = parse_segment(segment, header.segment_size)
+    timeline = classify(name).timeline
     lineage = None
-    if header.timeline < place.timeline:
+    if header.timeline < timeline:
         # Only the first segment of a timeline begins with pages copied from its parent.
-        lineage = _lineage(repo, cluster, system_identifier, place.timeline, beside)
-    check_segment(name, place, header, system_identifier=system_identifier, lineage=lineage)
+        lineage = _lineage(repo, cluster, system_identifier, timeline, beside)
+    check_segment(name, header.segment_size, raw, system_identifier, lineage)
     return WalHeader(header.timeline, header.system_identifier, header.version)
 
 

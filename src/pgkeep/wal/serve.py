@@ -68,9 +68,9 @@ def decide(coverage: Coverage, timeline: int, number: int, *, pinned: int | None
 
 def _ancestor(coverage: Coverage, pinned: int, timeline: int) -> Span | Fault:
     target = coverage.timelines.get(pinned)
-    if target is None or not target.history_known:
+    if pinned != 1 and (target is None or not target.history_known):
         return Fault(f"the history file of timeline {pinned} is not in the repository")
-    for span in target.lineage:
+    for span in target.lineage if target else ():
         if span.timeline == timeline:
             return span
     return Fault(f"timeline {timeline} is not in the history of timeline {pinned}")

@@ -198,6 +198,17 @@ def test_wal_without_summary_is_unknown(coverage: Coverage, contents: FakeConten
     assert ask_time(4, coverage, contents).side is Side.WITHIN
 
 
+def test_a_commit_on_the_last_border_leaves_it_open(
+    coverage: Coverage, contents: FakeContents
+) -> None:
+    contents.summaries[1, 6] = replace(contents.summaries[1, 6], unfinished_xid=900)
+    assert ask_time(20, coverage, contents).side is Side.UNKNOWN
+    contents.summaries[1, 7] = commits(7, at(6), at(6))
+    assert ask_time(20, coverage, contents).side is Side.AFTER
+    contents.summaries[1, 7] = replace(contents.summaries[1, 7], unfinished_xid=901)
+    assert ask_time(20, coverage, contents).side is Side.AFTER
+
+
 def test_a_parents_commits_after_the_fork_reach_no_time(contents: FakeContents) -> None:
     coverage = cover(SIZE, wal(3, 4, 5, 6, 7), {2: [(1, lsn(5.5))]})
     answer = reach.time_target(at(5), FakeBackup(), coverage, 2, contents)
