@@ -78,3 +78,24 @@ def _read(state_dir: Path | None, file: str) -> PushNote | None:
         return msgspec.json.decode((state_dir / file).read_bytes(), type=PushNote)
     except (OSError, msgspec.DecodeError):
         return None
+
+
+def describe_last_push(state_dir: Path | None) -> str:
+    """The last push of this host in words, for messages about archiving."""
+    known = last_push(state_dir)
+    if known.error is not None and known.failing:
+        hint = f" ({known.error.hint})" if known.error.hint else ""
+        return (
+            f"the last wal push here, of {known.error.name} at {_moment(known.error.time)}, "
+            f"failed: {known.error.message}{hint}"
+        )
+    if known.success is not None:
+        return (
+            f"the last wal push here, of {known.success.name} at {_moment(known.success.time)}, "
+            "succeeded"
+        )
+    return "no wal push has run on this host"
+
+
+def _moment(time: datetime) -> str:
+    return time.astimezone(UTC).isoformat(sep=" ", timespec="seconds")

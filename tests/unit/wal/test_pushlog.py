@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pgkeep.wal.pushlog import LastPush, last_push, note_error, note_success
+from pgkeep.wal.pushlog import LastPush, describe_last_push, last_push, note_error, note_success
 
 
 def test_nothing_is_known_at_first(tmp_path: Path) -> None:
@@ -38,6 +38,15 @@ def test_a_place_that_cannot_be_written_does_not_fail_the_push(tmp_path: Path) -
     blocked.write_text("")
     note_success(blocked, "x")
     assert last_push(blocked) == LastPush(None, None)
+
+
+def test_in_words(tmp_path: Path) -> None:
+    assert "no wal push" in describe_last_push(tmp_path)
+    note_success(tmp_path, "A")
+    assert "of A at" in describe_last_push(tmp_path)
+    assert "succeeded" in describe_last_push(tmp_path)
+    note_error(tmp_path, "B", "no space left", "free some")
+    assert "failed: no space left (free some)" in describe_last_push(tmp_path)
 
 
 def test_a_damaged_note_counts_as_none(tmp_path: Path) -> None:
