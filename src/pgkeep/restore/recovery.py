@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pgkeep.errors import Damaged
+from pgkeep.pgformat.crc32c import crc32c
 from pgkeep.pgformat.label import strip_incremental
-from pgkeep.pgformat.manifest import ManifestFile, crc32c_text, parse_manifest, write_manifest
+from pgkeep.pgformat.manifest import MANIFEST_FILE, ManifestFile, parse_manifest, write_manifest
 from pgkeep.restore.destination import Owner
 from pgkeep.restore.plan import LEFT_OUT
 from pgkeep.restore.settings import Setting, recovery_lines, rewrite
@@ -23,7 +24,6 @@ from pgkeep.restore.target import Choice, Kind
 
 AUTO_CONF = "postgresql.auto.conf"
 BACKUP_LABEL = "backup_label"
-MANIFEST = "backup_manifest"
 RECOVERY_SIGNAL = "recovery.signal"
 _MAIN_CONF = "postgresql.conf"
 _DATA_DIRECTORY = re.compile(
@@ -54,7 +54,8 @@ def write(root: Path, owner: Owner, wish: Wish) -> list[str]:
         (RECOVERY_SIGNAL, []),
     ]
     if wish.manifest:
-        files.append((MANIFEST, fresh_manifest(wish.manifest, label)))
+        major = wish.choice.record.server_version_num // 10_000
+        files.append((MANIFEST_FILE, fresh_manifest(wish.manifest, label, major=major)))
     for name, pieces in files:
         _write_file(root / name, pieces, mode, owner)
     return cautions(root, wish)
@@ -89,24 +90,29 @@ def auto_conf(old: bytes, wish: Wish) -> bytes:
     return rewrite(old, lines)
 
 
-def fresh_manifest(manifest: bytes, label: bytes) -> Iterable[bytes]:
+def fresh_manifest(manifest: bytes, label: bytes, *, major: int) -> Iterable[bytes]:
     """A manifest of what was restored, in pieces, which `pg_verifybackup -n` accepts.
 
-    It ignores postgresql.auto.conf and the signal files by itself (pg_verifybackup.c).
+    It ignores postgresql.auto.conf and the signal files by itself (pg_verifybackup.c). Raises
+    NotPostgres when `manifest` is none.
     """
     old = parse_manifest(manifest)
     files = (
-        _label_entry(file, label) if file.path == BACKUP_LABEL.encode() else file
+        _label_entry(file, label) if file.path == BACKUP_LABEL else file
         for file in old.files
-        if file.path == BACKUP_LABEL.encode() or file.path not in LEFT_OUT
+        if file.path == BACKUP_LABEL or os.fsencode(file.path) not in LEFT_OUT
     )
     return write_manifest(
-        files, old.wal_ranges, version=old.version, system_identifier=old.system_identifier
+        files,
+        major=major,
+        system_identifier=old.system_identifier or 0,
+        wal_ranges=old.wal_ranges,
     )
 
 
 def _label_entry(file: ManifestFile, label: bytes) -> ManifestFile:
-    return ManifestFile(file.path, len(label), file.modified, "CRC32C", crc32c_text(label))
+    checksum = crc32c(label).to_bytes(4, "little").hex()
+    return file._replace(size=len(label), algorithm="CRC32C", checksum=checksum)
 
 
 def cautions(root: Path, wish: Wish) -> list[str]:

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pgkeep.catalog.inventory import read_inventory
-from pgkeep.catalog.records import Record, committed
-from pgkeep.errors import TargetDirectoryError
+from pgkeep.catalog.records import Record, read_record
+from pgkeep.errors import FormatError, ObjectMissing, TargetDirectoryError
 from pgkeep.events import Caution, Emit, Note, PhaseEnded, PhaseStarted, Progress
 from pgkeep.parallel import default_workers, ordered_map
 from pgkeep.pgformat.lsn import format_lsn
+from pgkeep.repo.log import Log
 from pgkeep.repo.refs import from_json
 from pgkeep.repo.repository import Repository
 from pgkeep.repo.tree import TreeReader
@@ -110,16 +111,34 @@ def run(repo: Repository, cluster: str, options: RestoreOptions, emit: Emit) -> 
 
 def _choose(repo: Repository, cluster: str, options: RestoreOptions) -> Choice:
     """The backups considered are those of the named one's system, else of the newest one's."""
-    records = committed(repo, cluster)
+    records, unreadable = _records(repo, cluster, options.backup)
     named = {r.system_identifier for r in records if r.id == options.backup}
     inventory = read_inventory(repo, cluster, records, system_identifier=min(named, default=None))
-    return choose(
+    choice = choose(
         options.target,
         inventory.records,
         inventory.coverage,
         inventory.contents,
         backup=options.backup,
     )
+    return replace(choice, cautions=(*unreadable, *choice.cautions))
+
+
+def _records(
+    repo: Repository, cluster: str, wanted: str | None
+) -> tuple[list[Record], tuple[str, ...]]:
+    """The records that can be read, and a caution for each that can't: unless it is the wanted one,
+    a damaged record must not keep the other backups from being restored."""
+    found, cautions = [], list[str]()
+    for backup_id, entry in Log(repo, cluster).state().backups.items():
+        try:
+            sha256 = bytes.fromhex(entry.sha256)
+            found.append(read_record(repo, cluster, backup_id, sha256, name=entry.record))
+        except (FormatError, ObjectMissing) as error:
+            if backup_id == wanted:
+                raise
+            cautions.append(f"backup {backup_id} was passed over: {error.message}")
+    return found, tuple(cautions)
 
 
 def _open_tree(repo: Repository, cluster: str, record: Record) -> TreeReader:

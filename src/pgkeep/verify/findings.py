@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 from pgkeep.errors import PgkeepError, StoreUnavailable
+from pgkeep.repo import names
+from pgkeep.store.base import Store
 
 T = TypeVar("T")
 
@@ -62,13 +64,23 @@ class VerifyReport:
         return {"ok": self.ok, **asdict(self)}
 
 
-class Ledger:
-    """Gathers problems. A thing that several backups share is looked at once.
+def demand_store(store: Store, error: PgkeepError) -> None:
+    """Raises `error` again when it was the whole store that did not answer.
 
-    A store that can't be reached is no finding: it says nothing about what is stored.
+    An outage says nothing about what is stored; one object on a bad sector does.
     """
+    if isinstance(error, StoreUnavailable):
+        try:
+            store.get(names.REPOSITORY)
+        except PgkeepError:
+            raise error from None
 
-    def __init__(self) -> None:
+
+class Ledger:
+    """Gathers problems. A thing that several backups share is looked at once."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
         self._problems: dict[Hashable, list[Problem]] = {}
         self._backups: dict[Hashable, dict[str, None]] = {}
 
@@ -89,12 +101,14 @@ class Ledger:
     def attempt(
         self, key: Hashable, object_: str, look: Callable[[], T], *, hint: str = NEW_BACKUP
     ) -> T | None:
-        """What `look` returns, or None after its error was noted; StoreUnavailable goes through."""
+        """What `look` returns, or None after its error was noted.
+
+        Raises StoreUnavailable when the store as a whole does not answer.
+        """
         try:
             return look()
-        except StoreUnavailable:
-            raise
         except PgkeepError as error:
+            demand_store(self._store, error)
             self.note(key, Problem(object_, error.message, hint))
             return None
 

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pgkeep.codec.container import HEADER_SIZE, ContainerOpener, Kind
-from pgkeep.errors import Damaged, KeyProblem, NewerFormat, PgkeepError, StoreUnavailable
+from pgkeep.errors import Damaged, KeyProblem, NewerFormat, PgkeepError
 from pgkeep.repo import names
 from pgkeep.repo.objects import read_footer
 from pgkeep.repo.repository import Repository
-from pgkeep.verify.findings import NEW_BACKUP, Problem
+from pgkeep.verify.findings import NEW_BACKUP, Problem, demand_store
 from pgkeep.verify.maps import Key, KnownGeneration
 
 _SHOWN = 5
@@ -67,7 +67,7 @@ def jobs(known: KnownGeneration, cluster: str) -> Iterator[PackJob]:
 
 
 def look(repo: Repository, job: PackJob, *, deep: bool) -> PackLook:
-    """Raises StoreUnavailable only: everything else is a problem of the pack."""
+    """Raises StoreUnavailable when the store does not answer; all else is the pack's problem."""
     try:
         found = read_footer(repo, Kind.DATA, job.name)
         problems = []
@@ -78,9 +78,8 @@ def look(repo: Repository, job: PackJob, *, deep: bool) -> PackLook:
             return PackLook(job, problems, found.size)
         opened, damaged = _open_all(repo, job)
         return PackLook(job, problems + damaged, found.size, opened)
-    except StoreUnavailable:
-        raise
     except PgkeepError as error:
+        demand_store(repo.store, error)
         problems = [Problem(job.name, error.message, NEW_BACKUP)]
         if not deep:
             return PackLook(job, problems)
@@ -92,9 +91,8 @@ def _open_rest(repo: Repository, job: PackJob) -> tuple[int, list[Problem]]:
     """Which frames of a pack with a damaged end are still good."""
     try:
         return _open_all(repo, job)
-    except StoreUnavailable:
-        raise
-    except PgkeepError:
+    except PgkeepError as error:
+        demand_store(repo.store, error)
         return 0, []
 
 

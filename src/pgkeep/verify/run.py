@@ -9,7 +9,7 @@ from functools import partial
 
 from pgkeep.catalog.records import Record, read_record
 from pgkeep.codec.container import Kind
-from pgkeep.errors import KeyProblem, PgkeepError, StoreUnavailable, UsageError
+from pgkeep.errors import KeyProblem, PgkeepError, UsageError
 from pgkeep.events import Emit, PhaseEnded, PhaseStarted, Progress
 from pgkeep.parallel import default_workers, ordered_map
 from pgkeep.repo import names
@@ -17,7 +17,7 @@ from pgkeep.repo.log import Log
 from pgkeep.repo.objects import get_object
 from pgkeep.repo.repository import Repository
 from pgkeep.verify import packs
-from pgkeep.verify.findings import Ledger, Problem, VerifyReport
+from pgkeep.verify.findings import Ledger, Problem, VerifyReport, demand_store
 from pgkeep.verify.maps import KnownGeneration, MapChecker
 from pgkeep.verify.wal import WalChecker
 
@@ -48,7 +48,7 @@ class _Verification:
     deep: bool
     emit: Emit
     workers: int
-    ledger: Ledger = field(default_factory=Ledger)
+    ledger: Ledger
     counts: _Counts = field(default_factory=_Counts)
 
 
@@ -73,7 +73,9 @@ def verify(
             "this host's key can't open contents, so a deep verification is not possible",
             hint="run it where an owner's key file is, or leave --deep away",
         )
-    work = _Verification(repo, cluster, deep, emit, workers or default_workers())
+    work = _Verification(
+        repo, cluster, deep, emit, workers or default_workers(), Ledger(repo.store)
+    )
     records = _records(work, backup)
     generations = _check_maps(work, records)
     _check_packs(work, generations)
@@ -130,9 +132,8 @@ def _committed(work: _Verification) -> dict[str, tuple[str, bytes | None]]:
         backups = log.state().backups
         ordered = sorted(backups.items(), key=lambda item: (item[1].generation, item[0]))
         return {id_: (entry.record, bytes.fromhex(entry.sha256)) for id_, entry in ordered}
-    except StoreUnavailable:
-        raise
     except PgkeepError as error:
+        demand_store(work.repo.store, error)
         prefix = names.record(work.cluster, "")
         listed = [entry.name for entry in work.repo.store.list(prefix)]
         found: dict[str, tuple[str, bytes | None]] = {

@@ -10,12 +10,12 @@ from pgkeep.catalog.coverage import Coverage
 from pgkeep.catalog.inventory import read_coverage
 from pgkeep.catalog.records import Record
 from pgkeep.codec.container import Kind
-from pgkeep.errors import NotPostgres, PgkeepError, StoreUnavailable
+from pgkeep.errors import NotPostgres, PgkeepError
 from pgkeep.pgformat.walname import SegmentName, WalKind, classify, parse_segment
 from pgkeep.repo import names
 from pgkeep.repo.objects import get_object
 from pgkeep.repo.repository import Repository
-from pgkeep.verify.findings import Ledger, Problem
+from pgkeep.verify.findings import Ledger, Problem, demand_store
 
 PUSH_AGAIN = (
     "while the server or a standby still has the file, delete the object and push it again "
@@ -62,13 +62,12 @@ class WalChecker:
         return known if all_files else [name for name in known if self._may_be_needed(name)]
 
     def look(self, name: str) -> Problem | None:
-        """Reads a file whole and compares it with its footer; raises StoreUnavailable only."""
+        """Reads a file whole and compares it with its footer."""
         try:
             found = get_object(self._repo, Kind.WAL, name)
             said = walfile.decode(found.meta, name)
-        except StoreUnavailable:
-            raise
         except PgkeepError as error:
+            demand_store(self._repo.store, error)
             return Problem(name, error.message, PUSH_AGAIN)
         right = (said.size, said.sha256) == (len(found.raw), hashlib.sha256(found.raw).hexdigest())
         return None if right else Problem(name, "it is not the file that was pushed", PUSH_AGAIN)
