@@ -18,7 +18,8 @@ from pathlib import Path
 from pages import PAGE, heap_pages
 from pgkeep.codec.compress import compress, decompress
 from pgkeep.parallel import Pool, ordered_map
-from pgkeep.repo.generation import GenerationReader, GenerationSummary, GenerationWriter
+from pgkeep.repo.generation import GenerationSummary, GenerationWriter
+from pgkeep.repo.generationreader import GenerationReader
 from pgkeep.repo.mapwriter import MapWriter
 from pgkeep.repo.repository import Repository, create
 from pgkeep.store.local import LocalStore

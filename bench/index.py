@@ -20,7 +20,8 @@ import numpy as np
 
 from pgkeep.codec.compress import compress
 from pgkeep.repo.filetable import FileEntry
-from pgkeep.repo.generation import EncodedFrame, GenerationReader, GenerationRef, GenerationWriter
+from pgkeep.repo.generation import EncodedFrame, GenerationRef, GenerationWriter
+from pgkeep.repo.generationreader import GenerationReader
 from pgkeep.repo.leaf import LEAF_BLOCKS, Leaf, encode, overlay, resolve
 from pgkeep.repo.mapwriter import MapWriter
 from pgkeep.repo.refs import Ref

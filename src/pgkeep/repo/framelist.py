@@ -12,18 +12,17 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from pgkeep.codec.container import HEADER_SIZE, MAX_RAW
 from pgkeep.errors import Damaged
 
 MAX_FRAMES = 16_384
-MAX_BYTES = 1 << 20
-PACK_HEADER = 160
 DIGEST = 32
 FRAME_ID = 32
 MAGIC = b"FLST"
 
 _HEAD = struct.Struct("<4sIQIIII")
 _PER_FRAME = 4 + 2 + FRAME_ID
-_PER_PACK = 4 + PACK_HEADER + DIGEST
+_PER_PACK = 4 + HEADER_SIZE + DIGEST
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,7 +52,7 @@ class FrameList:
         counts = self.pack_frames
         starts = np.cumsum(self.stored, dtype=np.int64) - self.stored
         firsts = np.cumsum(counts, dtype=np.int64) - counts
-        offsets = starts + PACK_HEADER - np.repeat(starts[firsts], counts)
+        offsets = starts + HEADER_SIZE - np.repeat(starts[firsts], counts)
         object.__setattr__(self, "offsets", offsets)
         packs = np.repeat(np.arange(len(counts), dtype=np.int64), counts) + self.first_pack
         object.__setattr__(self, "packs", packs)
@@ -109,7 +108,7 @@ class FrameListBuilder:
             self._first_frame,
             self._first_pack,
             np.array(self._pack_frames, np.uint32),
-            np.frombuffer(bytes(self._headers), np.uint8).reshape(packs, PACK_HEADER),
+            np.frombuffer(bytes(self._headers), np.uint8).reshape(packs, HEADER_SIZE),
             np.frombuffer(bytes(self._digests), np.uint8).reshape(packs, DIGEST),
             np.array(self._stored[:done], np.uint32),
             np.array(self._blocks[:done], np.uint16),
@@ -128,7 +127,7 @@ class FrameListBuilder:
 def fits(frames: int, packs: int) -> bool:
     """Whether a chunk may have this many frames and packs."""
     size = _HEAD.size + frames * _PER_FRAME + packs * _PER_PACK
-    return frames <= MAX_FRAMES and size <= MAX_BYTES
+    return frames <= MAX_FRAMES and size <= MAX_RAW
 
 
 def encode(chunk: FrameList) -> bytes:
@@ -164,7 +163,7 @@ def decode(raw: bytes, source: str) -> FrameList:
     if int(pack_frames.sum(dtype=np.uint64)) != frames or not pack_frames.all():
         raise Damaged(f"{source}: the frame list counts the frames of its packs wrongly")
     headers_at = _HEAD.size + 4 * packs
-    digests_at = headers_at + PACK_HEADER * packs
+    digests_at = headers_at + HEADER_SIZE * packs
     stored_at = digests_at + DIGEST * packs
     blocks_at = stored_at + 4 * frames
     return FrameList(
@@ -172,7 +171,7 @@ def decode(raw: bytes, source: str) -> FrameList:
         first_frame,
         first_pack,
         pack_frames,
-        _rows(raw, headers_at, packs, PACK_HEADER),
+        _rows(raw, headers_at, packs, HEADER_SIZE),
         _rows(raw, digests_at, packs, DIGEST),
         np.frombuffer(raw, "<u4", frames, stored_at),
         np.frombuffer(raw, "<u2", frames, blocks_at),

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import xxhash
 
+from pgkeep.codec.container import MAX_RAW
 from pgkeep.errors import Damaged
 from pgkeep.repo import framelist, prints
-from pgkeep.repo.framelist import MAX_BYTES, MAX_FRAMES, FrameList, FrameListBuilder
+from pgkeep.repo.framelist import MAX_FRAMES, FrameList, FrameListBuilder
 
 
 def build(packs: list[int], stored: int = 100) -> list[FrameList]:
@@ -66,8 +67,8 @@ def test_chunks_of_tiny_packs_stay_under_1_mib() -> None:
     chunks = build([1] * 10_000)
     assert sum(chunk.frames for chunk in chunks) == 10_000
     sizes = [len(framelist.encode(chunk)) for chunk in chunks]
-    assert max(sizes) <= MAX_BYTES
-    assert min(sizes[:-1]) > MAX_BYTES - 300
+    assert max(sizes) <= MAX_RAW
+    assert min(sizes[:-1]) > MAX_RAW - 300
 
 
 def test_no_frames_no_chunk() -> None:

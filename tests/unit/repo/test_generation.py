@@ -15,7 +15,8 @@ import xxhash
 from pgkeep.codec.container import HEADER_SIZE
 from pgkeep.errors import Damaged, KeyProblem, NewerFormat, ObjectMissing, StoreFull
 from pgkeep.parallel import Pool
-from pgkeep.repo.generation import GenerationReader, GenerationSummary, GenerationWriter
+from pgkeep.repo.generation import GenerationSummary, GenerationWriter
+from pgkeep.repo.generationreader import GenerationReader
 from pgkeep.repo.mapreader import MapReader
 from pgkeep.repo.mapwriter import MapWriter
 from pgkeep.repo.repository import Repository, create
