@@ -36,6 +36,10 @@ class Finding:
     backups: tuple[str, ...]
     hint: str
 
+    def __str__(self) -> str:
+        needed = ", ".join(self.backups) or "no backup"
+        return f"{self.object}: {self.what}\n  needed by: {needed}\n  hint: {self.hint}"
+
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
@@ -59,6 +63,22 @@ class VerifyReport:
     @property
     def ok(self) -> bool:
         return not self.findings
+
+    @property
+    def summary(self) -> str:
+        """One line: what was looked at, and whether all of it was whole."""
+        many = "1 backup" if len(self.backups) == 1 else f"{len(self.backups)} backups"
+        verdict = f"{many} are whole" if len(self.backups) != 1 else f"{many} is whole"
+        if self.findings:
+            hurt = {backup for finding in self.findings for backup in finding.backups}
+            verdict = f"{len(self.findings)} findings, {len(hurt)} of {many} affected"
+        looked = f"{self.map_frames} map frames, {self.packs} packs, {self.segments} WAL segments"
+        if self.deep:
+            looked += (
+                f"; opened {self.frames} frames ({self.frame_bytes / 1e9:.1f} GB) "
+                f"and {self.segments_read} WAL files"
+            )
+        return f"{verdict}: looked at {looked} in {self.seconds:.1f} s"
 
     def to_json(self) -> dict[str, Any]:
         return {"ok": self.ok, **asdict(self)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import shutil
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -151,6 +152,12 @@ class MadeRepository:
         self.backups.append(made)
         return made
 
+    def copy(self, root: Path) -> MadeRepository:
+        """The same repository in another place, to be damaged."""
+        shutil.copytree(self.root, root)
+        repo = Repository(LocalStore(root), self.repo.ring, self.repo.id)
+        return MadeRepository(root, repo, list(self.backups))
+
     def objects(self, prefix: str) -> list[Path]:
         """The files of objects whose names start so."""
         return [self.root / entry.name for entry in self.repo.store.list(prefix)]
@@ -169,8 +176,8 @@ def make_repository(root: Path, *, encryption: str = "aes-256-gcm") -> MadeRepos
 def some_files(seed: int = 1) -> dict[str, bytes]:
     """A small data directory: a large relation, small ones, settings, what must not be restored."""
     chance = random.Random(seed)
-    files = {f"base/5/{n}": chance.randbytes(n * 100) for n in range(200)}
-    files["base/5/16384"] = chance.randbytes(700 * BLOCK)
+    files = {f"base/5/{n}": chance.randbytes(n * 200) for n in range(100)}
+    files["base/5/16384"] = chance.randbytes(300 * BLOCK)
     files["pg_tblspc/16401/PG_18_202506291/5/20000"] = chance.randbytes(3 * BLOCK)
     files["global/pg_control"] = chance.randbytes(BLOCK)
     files["PG_VERSION"] = b"18\n"

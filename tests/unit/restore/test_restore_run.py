@@ -30,12 +30,17 @@ REWRITTEN = {"backup_label", "postgresql.auto.conf"}
 LEFT_OUT = {"standby.signal", "tablespace_map"}
 
 
-@pytest.fixture
-def made(tmp_path: Path) -> MadeRepository:
-    repository = make_repository(tmp_path / "repo")
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> MadeRepository:
+    repository = make_repository(tmp_path_factory.mktemp("restore") / "repo")
     repository.add_wal(1, 6)
     repository.add_backup(some_files(), segment=2, tablespaces=SPACES)
     return repository
+
+
+@pytest.fixture
+def made(pristine: MadeRepository, tmp_path: Path) -> MadeRepository:
+    return pristine.copy(tmp_path / "repo")
 
 
 @pytest.fixture
@@ -98,7 +103,7 @@ def test_an_incremental_backup_restores_by_itself(
     tmp_path: Path, made: MadeRepository, options: Build
 ) -> None:
     chance = random.Random(7)
-    changed = {"base/5/16384": {n: chance.randbytes(BLOCK) for n in range(5, 700, 9)}}
+    changed = {"base/5/16384": {n: chance.randbytes(BLOCK) for n in range(5, 300, 9)}}
     second = made.add_backup({}, segment=4, tablespaces=SPACES, changed=changed)
     restore(made, options())
     check_files(tmp_path / "data", tmp_path / "fast", second.files)
@@ -242,7 +247,7 @@ def test_running_full_half_way_is_explained(
 ) -> None:
     small = tmp_path / "small"
     small.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", small]).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", small]).returncode:
         pytest.skip("can't mount a tmpfs here")
     try:
         wish = options(target_dir=small / "data")
