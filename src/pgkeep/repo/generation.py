@@ -7,6 +7,7 @@ compresses and identifies, `add` seals in order, numbers and hands full packs to
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import msgspec
 import numpy as np
@@ -30,7 +31,7 @@ class GenerationDocument(msgspec.Struct, frozen=True):
 
     generation: int
     owner: str
-    block_size: int
+    block_size: Annotated[int, msgspec.Meta(ge=1, le=MAX_RAW)]
     frames: int
     blocks: int
     data_packs: int

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import msgspec
 import numpy as np
 
+from pgkeep.codec.container import MAX_RAW
 from pgkeep.errors import Damaged
 from pgkeep.repo import filetable
 from pgkeep.repo import leaf as leaves_
@@ -39,7 +41,7 @@ class JsonGeneration(msgspec.Struct, frozen=True):
 class Root(msgspec.Struct, frozen=True):
     """The root document (docs/format.md 6); members that a newer writer adds are ignored."""
 
-    block_size: int
+    block_size: Annotated[int, msgspec.Meta(ge=1, le=MAX_RAW)]
     files: int
     bytes: int
     packs: list[str]
