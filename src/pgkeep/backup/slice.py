@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from pgkeep.pgformat.page import parse_relation_path
-from pgkeep.repo.filetable import FLAG_CHECKSUMS, FileEntry, FileKind
+from pgkeep.repo.filetable import FLAG_CHECKSUMS, FileEntry
 from pgkeep.repo.leaf import LEAF_BLOCKS, Leaf
 
 FRAME_SIZE = 1 << 20
@@ -182,7 +182,9 @@ class Slicer:
             done = here // self._block_size
             if last.length > here:
                 rest = [
-                    Span(last.path, last.block + done, last.file_block + done, 0, last.length - here)
+                    Span(
+                        last.path, last.block + done, last.file_block + done, 0, last.length - here
+                    )
                 ]
             last.length = here
         frame = Frame(self._number, self._buffer[: self._fill], spans)

@@ -25,6 +25,7 @@ _SETTINGS = (
     "archive_timeout",
     "block_size",
     "data_directory",
+    "data_directory_mode",
     "data_checksums",
     "full_page_writes",
     "max_wal_senders",
@@ -53,6 +54,7 @@ class ServerFacts:
     block_size: int
     settings: dict[str, str]
     data_directory: str | None
+    directory_mode: int
     os_user: str | None
     os_group: str | None
 
@@ -165,6 +167,7 @@ class Session:
             segment_size=row[9],
             settings=known,
             data_directory=directory,
+            directory_mode=int(known.get("data_directory_mode", "0700"), 8),
             os_user=user,
             os_group=group,
         )

@@ -157,6 +157,16 @@ class Log:
             pass
         return self._state
 
+    def founding_system(self) -> int | None:
+        """The system identifier in the first entry, read alone; None when there is no log.
+
+        Quick, for those who can check it otherwise: later entries may have changed it.
+        """
+        read = self._read(1)
+        if read is None:
+            return None
+        return int(read[0].body["system_identifier"])
+
     def entries(self) -> list[LogEntry]:
         """Every entry from the first on, the chain checked."""
         found: list[LogEntry] = []
