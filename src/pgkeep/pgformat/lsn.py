@@ -1,4 +1,8 @@
-"""Log sequence numbers: positions in the WAL, in bytes (src/include/access/xlogdefs.h)."""
+"""Log sequence numbers: byte positions in the WAL, as integers.
+
+PostgreSQL writes them as two hexadecimal halves (LSN_FORMAT_ARGS in
+src/include/access/xlogdefs.h).
+"""
 
 from __future__ import annotations
 
@@ -12,13 +16,13 @@ _TEXT = re.compile(r"([0-9A-Fa-f]{1,8})/([0-9A-Fa-f]{1,8})")
 
 
 def parse_lsn(text: str) -> Lsn:
-    """`0/16B3748` as a number; raises NotPostgres."""
-    found = _TEXT.fullmatch(text.strip())
-    if found is None:
-        raise NotPostgres(f"{text!r} is not an LSN", hint="an LSN looks like 0/16B3748")
-    return int(found[1], 16) << 32 | int(found[2], 16)
+    """From "0/16B3748". Raises NotPostgres for anything else."""
+    match = _TEXT.fullmatch(text)
+    if match is None:
+        raise NotPostgres(f"{text!r} is not an LSN", hint="an LSN looks like 16/B374D848")
+    return int(match[1], 16) << 32 | int(match[2], 16)
 
 
 def format_lsn(lsn: Lsn) -> str:
-    """A number as PostgreSQL prints it."""
+    """As the server writes it: capitals, no leading zeros."""
     return f"{lsn >> 32:X}/{lsn & 0xFFFFFFFF:X}"

@@ -1,15 +1,18 @@
-"""backup_manifest: what the server says of its files, and a fresh one for what was restored.
+"""backup_manifest: the list of a backup's files, as the server sends and pg_verifybackup reads it.
 
-Source: src/backend/backup/backup_manifest.c and the documentation's "Backup Manifest Format".
+JSON whose last line is the SHA-256 of everything before that line
+(src/backend/backup/backup_manifest.c, src/common/parse_manifest.c).
 """
 
 from __future__ import annotations
 
+import calendar
 import hashlib
-import re
+import json
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -17,46 +20,58 @@ from pgkeep.errors import NotPostgres
 from pgkeep.pgformat.crc32c import crc32c
 from pgkeep.pgformat.lsn import Lsn, format_lsn, parse_lsn
 
-_LAST_LINE = re.compile(rb'"Manifest-Checksum": "(?P<digest>[0-9a-f]{64})"\}\n?\Z')
+MANIFEST_FILE = "backup_manifest"
+FIRST_MAJOR_WITH_VERSION_2 = 17
+
+Algorithm = Literal["NONE", "CRC32C", "SHA224", "SHA256", "SHA384", "SHA512"]
+Data = bytes | bytearray | memoryview
+
+_DIGEST_LENGTHS = {
+    "NONE": 0, "CRC32C": 8, "SHA224": 56, "SHA256": 64, "SHA384": 96, "SHA512": 128,
+}  # fmt: skip
+_CHUNK = 1 << 18
+_TIME_FORMAT = "%Y-%m-%d %H:%M:%S GMT"
 
 
-@dataclass(frozen=True, slots=True)
-class ManifestFile:
-    """`path` in the file system's bytes; `size` in bytes; `checksum` hexadecimal or None."""
+class ManifestFile(NamedTuple):
+    """A file: `path` relative to the data directory, through the links of pg_tblspc.
+
+    `size` is in bytes, `modified` in seconds since 1970. `checksum` is in hexadecimal ("" with
+    NONE), a CRC32C as crc32c_text() gives it.
+    """
 
     path: bytes
     size: int
-    modified: str
-    algorithm: str | None
-    checksum: str | None
+    modified: int
+    algorithm: Algorithm
+    checksum: str
 
 
-@dataclass(frozen=True, slots=True)
-class WalRange:
-    """WAL that is needed from the backup itself."""
+class WalRange(NamedTuple):
+    """WAL that a backup needs before it is consistent: [start_lsn, end_lsn) of a timeline."""
 
     timeline: int
-    start: Lsn
-    end: Lsn
+    start_lsn: Lsn
+    end_lsn: Lsn
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A whole manifest; `system_identifier` from version 2 on."""
+    """A manifest. `system_identifier` is None in version 1 (PostgreSQL 15 and 16)."""
 
     version: int
     system_identifier: int | None
-    files: list[ManifestFile]
-    wal_ranges: list[WalRange]
+    files: tuple[ManifestFile, ...]
+    wal_ranges: tuple[WalRange, ...]
 
 
 class _File(msgspec.Struct):
     size: int = msgspec.field(name="Size")
     modified: str = msgspec.field(name="Last-Modified")
     path: str | None = msgspec.field(name="Path", default=None)
-    encoded: str | None = msgspec.field(name="Encoded-Path", default=None)
-    algorithm: str | None = msgspec.field(name="Checksum-Algorithm", default=None)
-    checksum: str | None = msgspec.field(name="Checksum", default=None)
+    encoded_path: str | None = msgspec.field(name="Encoded-Path", default=None)
+    algorithm: Algorithm = msgspec.field(name="Checksum-Algorithm", default="NONE")
+    checksum: str = msgspec.field(name="Checksum", default="")
 
 
 class _Range(msgspec.Struct):
@@ -65,48 +80,80 @@ class _Range(msgspec.Struct):
     end: str = msgspec.field(name="End-LSN")
 
 
-class _Manifest(msgspec.Struct):
+class _Document(msgspec.Struct):
     version: int = msgspec.field(name="PostgreSQL-Backup-Manifest-Version")
     files: list[_File] = msgspec.field(name="Files")
     ranges: list[_Range] = msgspec.field(name="WAL-Ranges")
-    system: int | None = msgspec.field(name="System-Identifier", default=None)
+    checksum: str = msgspec.field(name="Manifest-Checksum")
+    system_identifier: int | None = msgspec.field(name="System-Identifier", default=None)
 
 
-def parse_manifest(content: bytes) -> Manifest:
-    """Reads a manifest and checks its own checksum; raises NotPostgres."""
-    found = _LAST_LINE.search(content[-200:])
-    if found is None:
-        raise NotPostgres("the backup manifest is cut short: it has no checksum at its end")
-    digest = found["digest"].decode()
-    covered = content[: len(content) - (len(content[-200:]) - found.start())]
-    if hashlib.sha256(covered).hexdigest() != digest:
-        raise NotPostgres("the backup manifest fails its own checksum")
+def manifest_version(major: int) -> int:
+    """Which version the pg_verifybackup of PostgreSQL `major` accepts: until 16, only 1."""
+    return 2 if major >= FIRST_MAJOR_WITH_VERSION_2 else 1
+
+
+def crc32c_text(data: Data) -> str:
+    """A CRC32C as manifests have it: the bytes of the number as in memory, so little-endian."""
+    return crc32c(bytes(data)).to_bytes(4, "little").hex()
+
+
+def parse_manifest(data: Data) -> Manifest:
+    """From the whole file. Raises NotPostgres if it is damaged, cut off, or of a newer version."""
+    document = _decode(data)
+    _check_digest(bytes(data), document.checksum)
+    if document.version not in (1, 2):
+        raise NotPostgres(f"the backup manifest is of the unknown version {document.version}")
+    if (document.version == 2) != (document.system_identifier is not None):
+        raise NotPostgres("the backup manifest's version and system identifier do not fit")
+    times: dict[str, int] = {}
+    return Manifest(
+        version=document.version,
+        system_identifier=document.system_identifier,
+        files=tuple(_file(file, times) for file in document.files),
+        wal_ranges=tuple(
+            WalRange(r.timeline, parse_lsn(r.start), parse_lsn(r.end)) for r in document.ranges
+        ),
+    )
+
+
+def _decode(data: Data) -> _Document:
     try:
-        read = msgspec.json.decode(content, type=_Manifest)
-        files = [
-            ManifestFile(
-                bytes.fromhex(f.encoded) if f.encoded is not None else (f.path or "").encode(),
-                f.size,
-                f.modified,
-                f.algorithm,
-                f.checksum,
-            )
-            for f in read.files
-        ]
-    except (msgspec.DecodeError, ValueError) as error:
-        raise NotPostgres(f"the backup manifest can't be read: {error}") from None
-    ranges = [WalRange(r.timeline, parse_lsn(r.start), parse_lsn(r.end)) for r in read.ranges]
-    return Manifest(read.version, read.system, files, ranges)
+        return msgspec.json.decode(data, type=_Document)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise NotPostgres(f"this is not a backup manifest: {error}") from error
 
 
-def crc32c_text(content: bytes) -> str:
-    """The checksum as a manifest has it: the CRC's bytes, little-endian, in hexadecimal."""
-    return crc32c(content).to_bytes(4, "little").hex()
+def _check_digest(data: bytes, checksum: str) -> None:
+    last_line = data.rfind(b"\n", 0, len(data) - 1) + 1
+    if not data.endswith(b"\n") or hashlib.sha256(data[:last_line]).hexdigest() != checksum:
+        raise NotPostgres("the backup manifest does not match its own checksum: it is damaged")
 
 
-def modified_text(seconds: int) -> str:
-    """A file's modification time as a manifest has it."""
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} GMT"
+def _file(file: _File, times: dict[str, int]) -> ManifestFile:
+    if (file.path is None) == (file.encoded_path is None):
+        raise NotPostgres("a file in the backup manifest has no path, or two")
+    if len(file.checksum) != _DIGEST_LENGTHS[file.algorithm]:
+        raise NotPostgres(f"a checksum in the backup manifest is not a {file.algorithm}")
+    modified = times.get(file.modified)
+    if modified is None:
+        modified = times[file.modified] = _parse_time(file.modified)
+    path = _decode_path(file.encoded_path or "") if file.path is None else file.path.encode()
+    return ManifestFile(path, file.size, modified, file.algorithm, file.checksum)
+
+
+def _decode_path(encoded: str) -> bytes:
+    try:
+        return bytes.fromhex(encoded)
+    except ValueError as error:
+        raise NotPostgres(f"a path in the backup manifest is not hexadecimal: {encoded}") from error
+
+
+def _parse_time(text: str) -> int:
+    try:
+        return calendar.timegm(time.strptime(text, _TIME_FORMAT))
+    except ValueError as error:
+        raise NotPostgres(f"not a time of a backup manifest: {text!r}") from error
 
 
 def write_manifest(
@@ -116,41 +163,57 @@ def write_manifest(
     version: int,
     system_identifier: int | None,
 ) -> Iterator[bytes]:
-    """A manifest in pieces; PostgreSQL 15 and 16 accept only version 1, newer ones 1 and 2."""
+    """A manifest in pieces of about 256 KiB; manifest_version() says which version a server takes.
+
+    Only version 2 has the system identifier.
+    """
     digest = hashlib.sha256()
-
-    def covered(text: str) -> bytes:
-        piece = text.encode()
+    for piece in _body(files, wal_ranges, version, system_identifier):
         digest.update(piece)
-        return piece
-
-    yield covered(f'{{ "PostgreSQL-Backup-Manifest-Version": {version},\n')
-    if version >= 2:
-        yield covered(f'"System-Identifier": {system_identifier},\n')
-    yield covered('"Files": [')
-    separator = "\n"
-    for file in files:
-        yield covered(separator + _file_line(file))
-        separator = ",\n"
-    yield covered("\n],\n" + '"WAL-Ranges": [')
-    separator = "\n"
-    for wal in wal_ranges:
-        yield covered(
-            f'{separator}{{ "Timeline": {wal.timeline}, "Start-LSN": "{format_lsn(wal.start)}", '
-            f'"End-LSN": "{format_lsn(wal.end)}" }}'
-        )
-        separator = ",\n"
-    yield covered("\n],\n")
+        yield piece
     yield f'"Manifest-Checksum": "{digest.hexdigest()}"}}\n'.encode()
 
 
-def _file_line(file: ManifestFile) -> str:
+def _body(
+    files: Iterable[ManifestFile],
+    wal_ranges: Iterable[WalRange],
+    version: int,
+    system_identifier: int | None,
+) -> Iterator[bytes]:
+    buffer = bytearray(b'{ "PostgreSQL-Backup-Manifest-Version": %d,\n' % version)
+    if version >= 2:
+        if system_identifier is None:
+            raise ValueError("a manifest of version 2 needs the system identifier")
+        buffer += b'"System-Identifier": %d,\n' % system_identifier
+    buffer += b'"Files": ['
+    separator = b"\n"
+    for file in files:
+        buffer += separator
+        buffer += _format_file(file)
+        separator = b",\n"
+        if len(buffer) >= _CHUNK:
+            yield bytes(buffer)
+            buffer.clear()
+    buffer += b'\n],\n"WAL-Ranges": [\n'
+    buffer += b",\n".join(_format_range(wal_range) for wal_range in wal_ranges)
+    buffer += b"\n],\n"
+    yield bytes(buffer)
+
+
+def _format_file(file: ManifestFile) -> bytes:
     try:
-        text = file.path.decode("utf-8")
-        path = f'"Path": {msgspec.json.encode(text).decode()}'
+        path = f'"Path": {json.dumps(file.path.decode(), ensure_ascii=False)}'
     except UnicodeDecodeError:
         path = f'"Encoded-Path": "{file.path.hex()}"'
-    line = f'{{ {path}, "Size": {file.size}, "Last-Modified": "{file.modified}"'
-    if file.algorithm is not None and file.checksum is not None:
-        line += f', "Checksum-Algorithm": "{file.algorithm}", "Checksum": "{file.checksum}"'
-    return line + " }"
+    modified = time.strftime(_TIME_FORMAT, time.gmtime(file.modified))
+    checksum = ""
+    if file.algorithm != "NONE":
+        checksum = f', "Checksum-Algorithm": "{file.algorithm}", "Checksum": "{file.checksum}"'
+    return f'{{ {path}, "Size": {file.size}, "Last-Modified": "{modified}"{checksum} }}'.encode()
+
+
+def _format_range(wal_range: WalRange) -> bytes:
+    return (
+        f'{{ "Timeline": {wal_range.timeline}, "Start-LSN": "{format_lsn(wal_range.start_lsn)}", '
+        f'"End-LSN": "{format_lsn(wal_range.end_lsn)}" }}'
+    ).encode()

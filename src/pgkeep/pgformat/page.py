@@ -1,7 +1,8 @@
-"""Data pages and their checksums (src/include/storage/checksum_impl.h, bufpage.h).
+"""Data pages and their checksums; which files are made of such pages.
 
-The checksum runs 32 FNV-1a-like lanes side by side over a page; NumPy does a row of them for many
-pages at once. Which pages count is the server's own rule (src/backend/backup/basebackup.c).
+The checksum is FNV-1a in 32 lanes (src/include/storage/checksum_impl.h). What is checked follows
+verify_page_checksum() in src/backend/backup/basebackup.c: new pages have no checksum yet, and pages
+changed since the backup's start may be half written, which replay puts right.
 """
 
 from __future__ import annotations
@@ -9,16 +10,23 @@ from __future__ import annotations
 import re
 import threading
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pgkeep.pgformat.lsn import Lsn
 
-_PRIME = np.uint32(16_777_619)
-_SHIFT = np.uint32(17)
+BLOCK_SIZE = 8192
+DEFAULT_TABLESPACE = 1663
+GLOBAL_TABLESPACE = 1664
+
 _LANES = 32
-_BASE = np.array(
+_ROW = 4 * _LANES
+# As arrays, for NumPy converts a scalar operand anew in every call.
+_PRIME = np.array(16777619, np.uint32)
+_SHIFT = np.array(17, np.uint32)
+_OFFSETS = np.array(
     [
         0x5B1F36E9, 0xB8525960, 0x02AB50AA, 0x1DE66D2A, 0x79FF467A, 0x9BB9F8A3, 0x217E7CD2,
         0x83E13D2C, 0xF8D4474F, 0xE39EB970, 0x42C6AE16, 0x993216FA, 0x7B093B5D, 0x98DAFF3C,
@@ -28,20 +36,28 @@ _BASE = np.array(
     ],
     np.uint32,
 )  # fmt: skip
-_ZEROS = np.zeros((1, _LANES), np.uint32)
-_PAGES_AT_ONCE = 128
-"""A batch's work arrays (16 KiB each) stay in the first- and second-level cache."""
+
+# 128 pages of 8 kB are 16 kB of lanes: enough to make NumPy's cost of a call small, and with eight
+# rows of the pages beside them little enough for the second-level cache.
+_BATCH = 128
+_ROWS = 8
+
+# PageHeaderData in src/include/storage/bufpage.h, as 32-bit words: the LSN's halves, pd_checksum
+# below pd_flags, pd_lower below pd_upper.
+_LSN_HIGH, _LSN_LOW, _CHECKSUM, _UPPER = range(4)
+_FLAGS_ONLY = np.array(0xFFFF0000, np.uint32)
 
 _RELATION = re.compile(
-    r"(?:(?P<global>global)|base/(?P<db>\d+)"
-    r"|pg_tblspc/(?P<spc>\d+)/PG_\d+_\d+/(?P<spcdb>\d+))"
-    r"/(?P<node>\d+)(?:_(?P<fork>fsm|vm|init))?(?:\.(?P<segment>\d+))?"
+    r"(?:base/(?P<database>[0-9]+)|global|"
+    r"pg_tblspc/(?P<tablespace>[0-9]+)/PG_[0-9]+_[0-9]+/(?P<its_database>[0-9]+))"
+    r"/(?P<relfilenode>[1-9][0-9]*)(?:_(?P<fork>fsm|vm|init))?(?:\.(?P<segment>[1-9][0-9]*))?"
 )
 
+Data = bytes | bytearray | memoryview
 
-@dataclass(frozen=True, slots=True)
-class BadBlock:
-    """A block whose checksum is not what its page says; `block` counts in the relation."""
+
+class BadBlock(NamedTuple):
+    """A page whose checksum is wrong; `block` is its number in the relation."""
 
     block: int
     stored: int
@@ -50,92 +66,129 @@ class BadBlock:
 
 @dataclass(frozen=True, slots=True)
 class RelationFile:
-    """What a relation file's path says; OID 0 for the default tablespace and shared relations."""
+    """One file of a relation: `fork` is "main", "fsm", "vm" or "init"; `segment` counts from 0.
 
+    `dboid` is 0 for what all databases share.
+    """
+
+    dboid: int
     tablespace: int
-    database: int
     relfilenode: int
     fork: str
     segment: int
 
 
-class _Work(threading.local):
-    """Arrays of one thread, made once: allocating them anew costs more than the arithmetic."""
+def parse_relation_path(path: str | bytes) -> RelationFile | None:
+    """What a path relative to the data directory is a file of, None if it is of no relation.
 
-    def __init__(self) -> None:
-        shape = (_PAGES_AT_ONCE, _LANES)
-        self.sums = np.empty(shape, np.uint32)
-        self.mixed = np.empty(shape, np.uint32)
-        self.shifted = np.empty(shape, np.uint32)
-
-
-_work = _Work()
-
-
-def page_checksums(
-    buffer: bytes | bytearray | memoryview, first_block: int, block_size: int
-) -> NDArray[np.uint16]:
-    """The checksum that each page should have; `first_block` is the first one's block number."""
-    words = np.frombuffer(buffer, np.uint32).reshape(-1, block_size // (4 * _LANES), _LANES)
-    result = np.empty(len(words), np.uint16)
-    for start in range(0, len(words), _PAGES_AT_ONCE):
-        part = words[start : start + _PAGES_AT_ONCE]
-        numbers = np.arange(first_block + start, first_block + start + len(part))
-        result[start : start + len(part)] = _batch(part, numbers.astype(np.uint32))
-    return result
+    Temporary relations count as none: no backup contains them.
+    """
+    if isinstance(path, bytes):
+        path = path.decode("utf-8", "surrogateescape")
+    match = _RELATION.fullmatch(path)
+    if match is None:
+        return None
+    database = match["database"] or match["its_database"]
+    tablespace = DEFAULT_TABLESPACE if match["database"] else GLOBAL_TABLESPACE
+    return RelationFile(
+        dboid=int(database or 0),
+        tablespace=int(match["tablespace"] or tablespace),
+        relfilenode=int(match["relfilenode"]),
+        fork=match["fork"] or "main",
+        segment=int(match["segment"] or 0),
+    )
 
 
-def _batch(words: NDArray[np.uint32], numbers: NDArray[np.uint32]) -> NDArray[np.uint16]:
-    count = len(words)
-    sums, mixed, shifted = _work.sums[:count], _work.mixed[:count], _work.shifted[:count]
-    sums[:] = _BASE
-    first = words[:, 0, :].copy()
-    # pd_checksum, the low half of the third word, counts as zero.
-    first[:, 2] &= np.uint32(0xFFFF0000)
-    rows = [first, *(words[:, row, :] for row in range(1, words.shape[1])), _ZEROS, _ZEROS]
-    for row in rows:
-        np.bitwise_xor(sums, row, out=mixed)
-        np.right_shift(mixed, _SHIFT, out=shifted)
-        np.multiply(mixed, _PRIME, out=mixed)
-        np.bitwise_xor(mixed, shifted, out=sums)
-    folded: NDArray[np.uint32] = np.bitwise_xor.reduce(sums, axis=1) ^ numbers
-    return (folded % np.uint32(65535) + np.uint32(1)).astype(np.uint16)
+def checksummed(path: str | bytes) -> bool:
+    """Whether the file's pages carry checksums, in a cluster that has them."""
+    return parse_relation_path(path) is not None
 
 
 def wrong_blocks(
-    buffer: bytes | bytearray | memoryview, first_block: int, block_size: int, start_lsn: Lsn
+    buffer: Data, first_block_number: int, block_size: int, start_lsn: Lsn
 ) -> list[BadBlock]:
     """The pages in `buffer` (whole pages of one relation) whose checksum is wrong.
 
-    New pages have none, and pages changed since the backup started (`start_lsn`) will be written
-    anew from WAL: neither counts, as in the server's verify_page_checksum.
+    `first_block_number` is the first page's number in the relation, not in its file. Left out are
+    new pages and those with an LSN of `start_lsn` or later.
     """
-    halves = np.frombuffer(buffer, np.uint16).reshape(-1, block_size // 2)
-    upper = halves[:, 7]
-    stored = halves[:, 4]
-    high = np.frombuffer(buffer, np.uint32).reshape(-1, block_size // 4)[:, 0].astype(np.uint64)
-    low = np.frombuffer(buffer, np.uint32).reshape(-1, block_size // 4)[:, 1]
-    lsn = high << np.uint64(32) | low
-    counts = (upper != 0) & (lsn < np.uint64(start_lsn))
-    if not counts.any():
+    words = _words(buffer, block_size)
+    header = words[:, 0, :4]
+    lsns = header[:, _LSN_HIGH].astype(np.uint64) << np.uint64(32) | header[:, _LSN_LOW]
+    due = (header[:, _UPPER] >= 1 << 16) & (lsns < np.uint64(start_lsn))
+    if not due.any():
         return []
-    computed = page_checksums(buffer, first_block, block_size)
-    wrong = np.flatnonzero(counts & (computed != stored))
-    return [BadBlock(first_block + int(i), int(stored[i]), int(computed[i])) for i in wrong]
+    computed = _checksums(words, first_block_number)
+    stored = header[:, _CHECKSUM].astype(np.uint16)
+    return [
+        BadBlock(first_block_number + int(page), int(stored[page]), int(computed[page]))
+        for page in np.flatnonzero((stored != computed) & due)
+    ]
 
 
-def parse_relation_path(path: bytes) -> RelationFile | None:
-    """The relation that a file of a data directory belongs to; None for all other files."""
-    try:
-        found = _RELATION.fullmatch(path.decode("ascii"))
-    except UnicodeDecodeError:
-        return None
-    if found is None:
-        return None
-    return RelationFile(
-        tablespace=int(found["spc"] or 0),
-        database=int(found["db"] or found["spcdb"] or 0),
-        relfilenode=int(found["node"]),
-        fork=found["fork"] or "main",
-        segment=int(found["segment"] or 0),
-    )
+def page_checksums(buffer: Data, first_block: int, block_size: int) -> NDArray[np.uint16]:
+    """The checksum that each page in `buffer` should have; a new page's means nothing."""
+    return _checksums(_words(buffer, block_size), first_block)
+
+
+def _words(buffer: Data, block_size: int) -> NDArray[np.uint32]:
+    """Pages × rows × lanes."""
+    pages, rest = divmod(len(buffer), block_size)
+    if rest or block_size % (_ROWS * _ROW):
+        raise ValueError(f"{len(buffer)} bytes are not whole pages of {block_size} bytes")
+    return np.frombuffer(buffer, "<u4").reshape(pages, -1, _LANES)
+
+
+def _checksums(words: NDArray[np.uint32], first_block: int) -> NDArray[np.uint16]:
+    hashes = np.empty(len(words), np.uint32)
+    with _workbench.lock:
+        for start in range(0, len(words), _BATCH):
+            batch = words[start : start + _BATCH]
+            _workbench.hash(batch, hashes[start : start + _BATCH])
+    hashes ^= np.arange(first_block, first_block + len(words), dtype=np.uint32)
+    return (hashes % np.uint32(65535) + np.uint32(1)).astype(np.uint16)
+
+
+class _Workbench:
+    """The memory in which pages are hashed, for one thread at a time.
+
+    Each of some 260 calls a batch gives the GIL away for less than a microsecond. Threads that do
+    this side by side spend more on handing it over than they gain: two were slower than one.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self._start = np.tile(_OFFSETS, _BATCH)
+        self._sums = np.empty(_BATCH * _LANES, np.uint32)
+        self._shifted = np.empty(_BATCH * _LANES, np.uint32)
+        self._rows = np.empty((_ROWS, _BATCH, _LANES), np.uint32)
+
+    def hash(self, words: NDArray[np.uint32], out: NDArray[np.uint32]) -> None:
+        """pg_checksum_block() of at most _BATCH pages, as if their checksum field were 0."""
+        lanes = len(words) * _LANES
+        sums, shifted = self._sums[:lanes], self._shifted[:lanes]
+        rows = self._rows[:, : len(words)]
+        flat_rows = list(self._rows.reshape(_ROWS, -1)[:, :lanes])
+        # A row of a page is moved as one element of 128 bytes: four times as quick as as lanes.
+        row_slots = rows.view(f"V{_ROW}")[:, :, 0]
+        page_rows = words.view(f"V{_ROW}")[:, :, 0].T
+        np.copyto(sums, self._start[:lanes])
+        for first in range(0, words.shape[1], _ROWS):
+            np.copyto(row_slots, page_rows[first : first + _ROWS])
+            if not first:
+                rows[0, :, _CHECKSUM] &= _FLAGS_ONLY
+            for row in flat_rows:
+                np.bitwise_xor(sums, row, sums)
+                _mix(sums, shifted)
+        for _ in range(2):
+            _mix(sums, shifted)
+        np.bitwise_xor.reduce(sums.reshape(-1, _LANES), axis=1, out=out)
+
+
+def _mix(sums: NDArray[np.uint32], shifted: NDArray[np.uint32]) -> None:
+    np.right_shift(sums, _SHIFT, shifted)
+    np.multiply(sums, _PRIME, sums)
+    np.bitwise_xor(sums, shifted, sums)
+
+
+_workbench = _Workbench()

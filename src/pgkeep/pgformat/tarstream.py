@@ -1,35 +1,53 @@
-"""Tar archives as the server writes them, read as their bytes come.
+"""The archives of a base backup, taken apart as they arrive.
 
-ustar without name prefixes (src/port/tar.c), sizes above 8 GiB in base 256, ended by two zero
-blocks. Names are checked: a server that was taken over must not make us write elsewhere.
+The server writes ustar headers (src/port/tar.c): names of up to 99 bytes, numbers in octal or, if
+they are too large, in base 256, only files, directories and symbolic links.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import Enum
+from typing import NamedTuple
 
 from pgkeep.errors import NotPostgres
 
 BLOCK = 512
 
+_NAME, _PREFIX, _LINK = slice(0, 100), slice(345, 500), slice(157, 257)
+_MODE, _UID, _GID = slice(100, 108), slice(108, 116), slice(116, 124)
+_SIZE, _MTIME, _SUM = slice(124, 136), slice(136, 148), slice(148, 156)
+_TYPE, _MAGIC = 156, slice(257, 263)
+_ZEROS = bytes(BLOCK)
+_BLANK_SUM = 8 * ord(" ")
 
-class MemberKind(StrEnum):
+Data = bytes | bytearray | memoryview
+
+
+class MemberKind(Enum):
+    """What kind of file a member is."""
+
     FILE = "file"
     DIRECTORY = "directory"
     SYMLINK = "symlink"
 
 
-_KINDS = {b"0": MemberKind.FILE, b"\0": MemberKind.FILE, b"5": MemberKind.DIRECTORY}
-_KINDS[b"2"] = MemberKind.SYMLINK
+_KINDS = {
+    ord("0"): MemberKind.FILE,
+    0: MemberKind.FILE,
+    ord("2"): MemberKind.SYMLINK,
+    ord("5"): MemberKind.DIRECTORY,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class TarMember:
-    """A file's `size` bytes of data follow, then `TarEnd`; others have neither.
+    """A member begins.
 
-    `name` is relative, without `./` and trailing slash, with odd bytes as surrogate escapes.
+    `name` is relative, without "./" in front or "/" behind, "" for the archive's own directory;
+    bytes that are not UTF-8 are surrogates, also in `link_target`. `size` is in bytes, `mtime` in
+    seconds since 1970, `mode` has the permission bits only.
     """
 
     name: str
@@ -42,124 +60,155 @@ class TarMember:
     link_target: str
 
 
-@dataclass(frozen=True, slots=True)
-class TarData:
-    """Bytes of the current file; a slice of what was fed."""
+class TarData(NamedTuple):
+    """The next bytes of the file that began last: a part of what was fed, not a copy."""
 
     data: memoryview
 
 
-@dataclass(frozen=True, slots=True)
-class TarEnd:
-    """The current file is whole."""
+class TarEnd(NamedTuple):
+    """All bytes of a file have come; directories and links have no data and no end."""
 
 
-TarEvent = TarMember | TarData | TarEnd
+Event = TarMember | TarData | TarEnd
 _END = TarEnd()
 
 
 class TarReader:
-    """Feed it one archive in pieces of any size; `finish` when there is no more."""
+    """Feed it one archive in pieces of any size; each piece gives the events that it completes.
+
+    A reader is for one archive. After an error it can't go on.
+    """
+
+    __slots__ = ("_ended", "_file_left", "_header", "_member", "_skip")
 
     def __init__(self) -> None:
+        self._file_left = 0
+        self._skip = 0
         self._header = bytearray()
-        self._in_file = False
-        self._left = 0
-        self._padding = 0
-        self._over = False
+        self._member = ""
+        self._ended = False
 
-    def feed(self, chunk: memoryview) -> Iterator[TarEvent]:
-        """The events in the next piece; raises NotPostgres."""
-        at, end = 0, len(chunk)
-        while at < end and not self._over:
-            if self._left:
-                take = min(self._left, end - at)
-                self._left -= take
-                yield TarData(chunk[at : at + take])
-                at += take
-            elif self._in_file:
-                self._in_file = False
-                yield _END
-            elif self._padding:
-                take = min(self._padding, end - at)
-                self._padding -= take
-                at += take
+    def feed(self, chunk: Data) -> Iterator[Event]:
+        """The events of the archive's next bytes: go through all of them before the next call.
+
+        Raises NotPostgres where the archive is not what a server writes, or where a name would
+        lead out of the directory that it is unpacked into.
+        """
+        view = chunk if isinstance(chunk, memoryview) else memoryview(chunk)
+        if len(view) < self._file_left:
+            self._file_left -= len(view)
+            if view:
+                yield TarData(view)
+            return
+        position = 0
+        while position < len(view):
+            if self._file_left:
+                data = view[position : position + self._file_left]
+                position += len(data)
+                self._file_left -= len(data)
+                yield TarData(data)
+                if not self._file_left:
+                    yield _END
+            elif self._skip:
+                step = min(self._skip, len(view) - position)
+                position += step
+                self._skip -= step
             else:
-                take = min(BLOCK - len(self._header), end - at)
-                self._header += chunk[at : at + take]
-                at += take
+                part = view[position : position + BLOCK - len(self._header)]
+                position += len(part)
+                self._header += part
                 if len(self._header) == BLOCK:
-                    yield from self._begin()
-        if self._in_file and not self._left:
-            self._in_file = False
-            yield _END
+                    yield from self._block()
 
     def finish(self) -> None:
-        """Raises NotPostgres when the archive stops in the middle of a file."""
-        if self._left or self._header:
-            raise NotPostgres("a tar archive from the server ended in the middle of a file")
+        """The archive is over. Raises NotPostgres if it was cut off; no byte at all is right."""
+        if self._file_left:
+            raise NotPostgres(
+                f"a base backup's archive ends {self._file_left} bytes before the end of "
+                f"{self._member!r}"
+            )
+        if not self._ended and (self._member or self._header):
+            raise NotPostgres("a base backup's archive was cut off: it has no end mark")
 
-    def _begin(self) -> Iterator[TarEvent]:
+    def _block(self) -> Iterator[Event]:
         header = bytes(self._header)
         self._header.clear()
-        if not header.strip(b"\0"):
-            self._over = True
+        if header == _ZEROS:
+            self._ended = True
             return
-        member = _parse(header)
-        if member is None:
-            return
+        if self._ended:
+            raise NotPostgres("a base backup's archive goes on after its end")
+        member = _parse_header(header)
+        self._member = member.name or "./"
         yield member
         if member.kind is MemberKind.FILE:
-            self._in_file = True
-            self._left = member.size
-            self._padding = -member.size % BLOCK
-            if not self._left:
-                self._in_file = False
+            self._file_left = member.size
+            self._skip = -member.size % BLOCK
+            if not member.size:
                 yield _END
 
 
-def _parse(header: bytes) -> TarMember | None:
-    """The member, or None for the archive's own directory."""
-    stored = _number(header[148:156])
-    if sum(header[:148]) + 8 * 32 + sum(header[156:]) != stored:
-        raise NotPostgres("a tar header from the server has a wrong checksum")
-    kind = _KINDS.get(header[156:157])
+def _parse_header(header: bytes) -> TarMember:
+    if header[_MAGIC] != b"ustar\0":
+        raise NotPostgres("a base backup's archive has no tar header where one is due")
+    unsummed = sum(header) - sum(header[_SUM]) + _BLANK_SUM
+    if _number(header[_SUM]) != unsummed:
+        raise NotPostgres("a tar header of the base backup is damaged: its sum is wrong")
+    kind = _KINDS.get(header[_TYPE])
+    name = _text(header[_NAME])
     if kind is None:
-        raise NotPostgres(f"a tar member of unknown kind {header[156:157]!r}")
-    raw_name = _text(header[0:100])
-    prefix = _text(header[345:500])
-    name = _checked(f"{prefix}/{raw_name}" if prefix else raw_name)
-    if not name:
-        return None
+        raise NotPostgres(f"{name!r} in the base backup is of tar type {header[_TYPE]:#x}")
+    if prefix := _text(header[_PREFIX]):
+        name = f"{prefix}/{name}"
     return TarMember(
-        name=name,
+        name=_relative(name, kind),
         kind=kind,
-        size=_number(header[124:136]) if kind is MemberKind.FILE else 0,
-        mode=_number(header[100:108]) & 0o7777,
-        mtime=_number(header[136:148]),
-        uid=_number(header[108:116]),
-        gid=_number(header[116:124]),
-        link_target=_text(header[157:257]),
+        size=_number(header[_SIZE]) if kind is MemberKind.FILE else 0,
+        mode=_number(header[_MODE]) & 0o7777,
+        mtime=_number(header[_MTIME]),
+        uid=_number(header[_UID]),
+        gid=_number(header[_GID]),
+        link_target=_link(header[_LINK], kind, name),
     )
 
 
-def _checked(name: str) -> str:
-    parts = [part for part in name.split("/") if part not in ("", ".")]
-    if name.startswith("/") or ".." in parts:
-        raise NotPostgres(f"the server named a file outside of the data directory: {name!r}")
-    return "/".join(parts)
-
-
 def _text(field: bytes) -> str:
-    return field.partition(b"\0")[0].decode("utf-8", "surrogateescape")
+    text, _, rest = field.partition(b"\0")
+    if rest.strip(b"\0"):
+        raise NotPostgres(f"a name in the base backup contains a NUL byte: {field!r}")
+    return text.decode("utf-8", "surrogateescape")
 
 
 def _number(field: bytes) -> int:
-    """Octal, or base 256 when the first bit is set (src/port/tar.c, read_tar_number)."""
-    if field[0] & 0x80:
-        return int.from_bytes(bytes((field[0] & 0x7F,)) + field[1:], "big")
-    text = field.strip(b" \0")
-    try:
-        return int(text, 8) if text else 0
-    except ValueError:
-        raise NotPostgres(f"a tar header has {field!r} where a number belongs") from None
+    """Octal digits up to a blank or NUL, or base 256 after 0x80 (GNU's extension)."""
+    if field[0] == 0x80:
+        return int.from_bytes(field[1:], "big")
+    digits = field.strip(b" \0")
+    if digits.strip(b"01234567"):
+        raise NotPostgres(f"not a number of a tar header: {field!r}")
+    return int(digits or b"0", 8)
+
+
+def _relative(name: str, kind: MemberKind) -> str:
+    """The name without decoration; raises NotPostgres if it leads out of its directory."""
+    plain = name
+    while plain.startswith("./"):
+        plain = plain[2:]
+    if kind is not MemberKind.FILE:
+        plain = plain.removesuffix("/")
+    if plain in ("", ".") and kind is MemberKind.DIRECTORY and name[:1] == ".":
+        return ""
+    if any(part in ("", ".", "..") for part in plain.split("/")):
+        raise NotPostgres(
+            f"the base backup contains a file named {name!r}, which can't be restored safely",
+            hint="no PostgreSQL server writes such a name: is this really one?",
+        )
+    return plain
+
+
+def _link(field: bytes, kind: MemberKind, name: str) -> str:
+    target = _text(field)
+    if (kind is MemberKind.SYMLINK) != bool(target):
+        raise NotPostgres(f"{name!r} in the base backup has the link target {target!r}")
+    return target
