@@ -36,13 +36,13 @@ _TIME_FORMAT = "%Y-%m-%d %H:%M:%S GMT"
 class ManifestFile(NamedTuple):
     """A file: `path` relative to the data directory, through the links of pg_tblspc.
 
-    `size` is in bytes, `modified` in seconds since 1970. `checksum` is in hexadecimal ("" with
-    NONE), a CRC32C as crc32c_text() gives it.
+    Bytes of the path that are not UTF-8 are surrogates. `size` is in bytes, `mtime` in seconds
+    since 1970. `checksum` is in hexadecimal ("" with NONE), a CRC32C as crc32c_text() gives it.
     """
 
-    path: bytes
+    path: str
     size: int
-    modified: int
+    mtime: int
     algorithm: Algorithm
     checksum: str
 
@@ -88,11 +88,6 @@ class _Document(msgspec.Struct):
     system_identifier: int | None = msgspec.field(name="System-Identifier", default=None)
 
 
-def manifest_version(major: int) -> int:
-    """Which version the pg_verifybackup of PostgreSQL `major` accepts: until 16, only 1."""
-    return 2 if major >= FIRST_MAJOR_WITH_VERSION_2 else 1
-
-
 def crc32c_text(data: Data) -> str:
     """A CRC32C as manifests have it: the bytes of the number as in memory, so little-endian."""
     return crc32c(bytes(data)).to_bytes(4, "little").hex()
@@ -135,16 +130,16 @@ def _file(file: _File, times: dict[str, int]) -> ManifestFile:
         raise NotPostgres("a file in the backup manifest has no path, or two")
     if len(file.checksum) != _DIGEST_LENGTHS[file.algorithm]:
         raise NotPostgres(f"a checksum in the backup manifest is not a {file.algorithm}")
-    modified = times.get(file.modified)
-    if modified is None:
-        modified = times[file.modified] = _parse_time(file.modified)
-    path = _decode_path(file.encoded_path or "") if file.path is None else file.path.encode()
-    return ManifestFile(path, file.size, modified, file.algorithm, file.checksum)
+    mtime = times.get(file.modified)
+    if mtime is None:
+        mtime = times[file.modified] = _parse_time(file.modified)
+    path = _decode_path(file.encoded_path or "") if file.path is None else file.path
+    return ManifestFile(path, file.size, mtime, file.algorithm, file.checksum)
 
 
-def _decode_path(encoded: str) -> bytes:
+def _decode_path(encoded: str) -> str:
     try:
-        return bytes.fromhex(encoded)
+        return bytes.fromhex(encoded).decode("utf-8", "surrogateescape")
     except ValueError as error:
         raise NotPostgres(f"a path in the backup manifest is not hexadecimal: {encoded}") from error
 
@@ -158,17 +153,17 @@ def _parse_time(text: str) -> int:
 
 def write_manifest(
     files: Iterable[ManifestFile],
-    wal_ranges: Iterable[WalRange],
     *,
-    version: int,
-    system_identifier: int | None,
+    major: int,
+    system_identifier: int,
+    wal_ranges: Iterable[WalRange],
 ) -> Iterator[bytes]:
-    """A manifest in pieces of about 256 KiB; manifest_version() says which version a server takes.
+    """A manifest for PostgreSQL `major`, in pieces of about 256 KiB.
 
-    Only version 2 has the system identifier.
+    The pg_verifybackup of 15 and 16 accepts only version 1, which has no system identifier.
     """
     digest = hashlib.sha256()
-    for piece in _body(files, wal_ranges, version, system_identifier):
+    for piece in _body(files, major, system_identifier, wal_ranges):
         digest.update(piece)
         yield piece
     yield f'"Manifest-Checksum": "{digest.hexdigest()}"}}\n'.encode()
@@ -176,14 +171,13 @@ def write_manifest(
 
 def _body(
     files: Iterable[ManifestFile],
+    major: int,
+    system_identifier: int,
     wal_ranges: Iterable[WalRange],
-    version: int,
-    system_identifier: int | None,
 ) -> Iterator[bytes]:
+    version = 2 if major >= FIRST_MAJOR_WITH_VERSION_2 else 1
     buffer = bytearray(b'{ "PostgreSQL-Backup-Manifest-Version": %d,\n' % version)
-    if version >= 2:
-        if system_identifier is None:
-            raise ValueError("a manifest of version 2 needs the system identifier")
+    if version == 2:
         buffer += b'"System-Identifier": %d,\n' % system_identifier
     buffer += b'"Files": ['
     separator = b"\n"
@@ -202,10 +196,12 @@ def _body(
 
 def _format_file(file: ManifestFile) -> bytes:
     try:
-        path = f'"Path": {json.dumps(file.path.decode(), ensure_ascii=False)}'
-    except UnicodeDecodeError:
-        path = f'"Encoded-Path": "{file.path.hex()}"'
-    modified = time.strftime(_TIME_FORMAT, time.gmtime(file.modified))
+        file.path.encode()
+        path = f'"Path": {json.dumps(file.path, ensure_ascii=False)}'
+    except UnicodeEncodeError:
+        encoded = file.path.encode("utf-8", "surrogateescape").hex()
+        path = f'"Encoded-Path": "{encoded}"'
+    modified = time.strftime(_TIME_FORMAT, time.gmtime(file.mtime))
     checksum = ""
     if file.algorithm != "NONE":
         checksum = f', "Checksum-Algorithm": "{file.algorithm}", "Checksum": "{file.checksum}"'
