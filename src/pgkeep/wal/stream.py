@@ -92,17 +92,13 @@ def store_history(
 
 
 def _may_be_synchronous(connection: ReplicationConnection) -> bool:
-    """Whether a flush position of ours could make commits wait for us.
-
-    Without one the slot keeps all WAL until the backup's end, which costs disk space there; with
-    one every commit would wait for a whole segment.
-    """
-    names = connection.setting("synchronous_standby_names")
-    return "*" in names or "pgkeep" in names
+    """Whether commits on the server might wait for the positions that we report."""
+    listed = connection.setting("synchronous_standby_names")
+    return "*" in listed or connection.setting("application_name") in listed
 
 
 class BackupWalStream:
-    """A thread that stores WAL segments; its errors are raised by `finish`."""
+    """A thread that stores WAL segments; its errors are raised by `check` and `finish`."""
 
     def __init__(
         self,
@@ -122,6 +118,7 @@ class BackupWalStream:
         self._confirm = confirm
         self._names: list[str] = []
         self._received = first.start(segment_size)
+        self._last_arrival = 0.0
         self._stopping = threading.Event()
         self._changed = threading.Condition()
         self._error: BaseException | None = None
@@ -167,6 +164,12 @@ class BackupWalStream:
                     refused = error
         return tuple(self._names)
 
+    def check(self) -> None:
+        """Raises what stopped the thread, so that a long backup fails early."""
+        with self._changed:
+            if self._error is not None:
+                raise self._error
+
     def _done(self, last: int, seconds: float) -> bool:
         with self._changed:
             if self._error is None and self._next.number <= last:
@@ -179,8 +182,6 @@ class BackupWalStream:
 
     def _idle_since(self, began: float) -> float:
         return time.monotonic() - max(began, self._last_arrival)
-
-    _last_arrival = 0.0
 
     def _stalled(self, last: int, timeout: float, refused: PgkeepError | None) -> ArchiveStalled:
         name = SegmentName(self._next.timeline, last).name(self._size)
@@ -218,6 +219,11 @@ class BackupWalStream:
         buffer += data
         self._received += len(data)
         self._last_arrival = time.monotonic()
+        if self._confirm:
+            # The slot serves only this backup, which fails when we do: so "received" may stand for
+            # "flushed". A position that lagged would hold up a fast shutdown of the server. Where
+            # commits could wait for us none is reported, and the slot keeps all WAL until the end.
+            self._stream.flushed = self._received
         while len(buffer) >= self._size:
             name = self._next.name(self._size)
             self._store(name, bytes(memoryview(buffer)[: self._size]))
@@ -227,4 +233,4 @@ class BackupWalStream:
                 self._next = SegmentName(self._next.timeline, self._next.number + 1)
                 self._changed.notify_all()
             if self._confirm:
-                self._stream.confirm(self._next.start(self._size))
+                self._stream.confirm(self._received)
