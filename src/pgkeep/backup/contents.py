@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+from pgkeep.backup.damage import find_bad_blocks, named_files
 from pgkeep.backup.slice import Frame, SlicedFile, Slicer
 from pgkeep.backup.stream import BACKUP_LABEL, CONTROL_FILE, KEPT, StreamedCluster
 from pgkeep.catalog.records import BadBlock
@@ -12,14 +13,14 @@ from pgkeep.errors import NotPostgres
 from pgkeep.events import Emit, PhaseEnded, PhaseStarted, Progress
 from pgkeep.parallel import Pool, default_workers, ordered_map
 from pgkeep.pgformat.control import ControlFile, parse_control
-from pgkeep.pgformat._page_interim import wrong_blocks
 from pgkeep.pgserver.replication import BaseBackupStream
 from pgkeep.repo.generation import EncodedFrame, GenerationSummary, GenerationWriter
 from pgkeep.repo.mapwriter import MapWriter
 from pgkeep.repo.repository import Repository
-from pgkeep.repo.tree import RootRef, TreeWriter
+from pgkeep.repo.tree import RootRef, TreeReader, TreeWriter
 
 READING = "reading and storing"
+CHECKING = "looking for damaged blocks"
 PROGRESS_STEP = 8 << 20
 AHEAD = 8
 """Frames between the server and the packs: 1 MiB raw each, and at most as much compressed."""
@@ -37,7 +38,6 @@ class Job:
     generation: int
     block_size: int
     segment_blocks: int
-    checksums: bool
     level: int
 
 
@@ -51,14 +51,6 @@ class Contents:
     bad_blocks: list[BadBlock]
     label: bytes
     control: ControlFile
-
-
-@dataclass(frozen=True, slots=True)
-class _Checked:
-    """A frame ready to be sealed, and what is wrong with the pages in it."""
-
-    encoded: EncodedFrame
-    bad: list[BadBlock]
 
 
 def store(job: Job, stream: BaseBackupStream, emit: Emit) -> Contents:
@@ -82,7 +74,7 @@ def store(job: Job, stream: BaseBackupStream, emit: Emit) -> Contents:
         )
         tree = TreeWriter(maps, job.block_size)
         streamed = _streamed(job, stream, tree)
-        bad = _fill(job, writer, streamed, stream.start_lsn, emit)
+        _fill(writer, streamed, emit)
         summary = writer.close()
         root = tree.finish([summary.ref], bytes(streamed.manifest))
         maps.close()
@@ -92,7 +84,7 @@ def store(job: Job, stream: BaseBackupStream, emit: Emit) -> Contents:
         summary,
         root,
         maps.stored_bytes + prints.stored_bytes,
-        bad,
+        _damage(job, stream, root, emit),
         _kept(streamed, BACKUP_LABEL),
         parse_control(_kept(streamed, CONTROL_FILE)),
     )
@@ -102,7 +94,6 @@ def _streamed(job: Job, stream: BaseBackupStream, tree: TreeWriter) -> StreamedC
     slicer = Slicer(
         job.generation,
         block_size=job.block_size,
-        segment_blocks=job.segment_blocks,
         keep=KEPT,
     )
 
@@ -112,37 +103,34 @@ def _streamed(job: Job, stream: BaseBackupStream, tree: TreeWriter) -> StreamedC
     return StreamedCluster(stream.messages(), slicer, add_file)
 
 
-def _fill(
-    job: Job, writer: GenerationWriter, streamed: StreamedCluster, start_lsn: int, emit: Emit
-) -> list[BadBlock]:
-    """Frames through the threads into the writer; returns the blocks with wrong checksums."""
+def _fill(writer: GenerationWriter, streamed: StreamedCluster, emit: Emit) -> None:
+    """Frames through the threads into the writer."""
 
-    def work(frame: Frame) -> _Checked:
-        bad = _check(frame, job.block_size, start_lsn) if job.checksums else []
-        return _Checked(writer.encode(frame.data), bad)
+    def encode(frame: Frame) -> EncodedFrame:
+        return writer.encode(frame.data)
 
-    found: list[BadBlock] = []
     told = 0
-    for done in ordered_map(work, streamed.frames(), workers=default_workers(), ahead=AHEAD):
-        writer.add(done.encoded)
-        found.extend(done.bad)
+    for encoded in ordered_map(encode, streamed.frames(), workers=default_workers(), ahead=AHEAD):
+        writer.add(encoded)
         if streamed.received - told >= PROGRESS_STEP:
             told = streamed.received
             emit(Progress(READING, told))
+
+
+def _damage(job: Job, stream: BaseBackupStream, root: RootRef, emit: Emit) -> list[BadBlock]:
+    """Every block with a wrong checksum, if the server found any."""
+    if stream.checksum_error is None or not job.repo.ring.can_read_data:
+        return []
+    emit(PhaseStarted(CHECKING))
+    began = time.monotonic()
+    found = find_bad_blocks(
+        TreeReader(job.repo, job.cluster, root.refs),
+        named_files(stream.connection.notices),
+        start_lsn=stream.start_lsn,
+        segment_blocks=job.segment_blocks,
+    )
+    emit(PhaseEnded(CHECKING, time.monotonic() - began))
     return found
-
-
-def _check(frame: Frame, block_size: int, start_lsn: int) -> list[BadBlock]:
-    bad: list[BadBlock] = []
-    for span in frame.spans:
-        pages = frame.data[span.offset : span.offset + span.length]
-        path = span.path.decode("utf-8", "replace")
-        first = span.file_block - span.block
-        bad.extend(
-            BadBlock(path, wrong.block + first, wrong.stored, wrong.computed)
-            for wrong in wrong_blocks(pages, span.block, block_size, start_lsn)
-        )
-    return bad
 
 
 def _kept(streamed: StreamedCluster, path: bytes) -> bytes:

@@ -138,7 +138,6 @@ def _job(work: _Run) -> Job:
         work.generation,
         block_size=work.facts.block_size,
         segment_blocks=int(settings["segment_size"]),
-        checksums=settings.get("data_checksums") == "on",
         level=work.options.level,
     )
 

@@ -10,26 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from pgkeep.pgformat.page import parse_relation_path
+from pgkeep.pgformat.page import checksummed
 from pgkeep.repo.filetable import FLAG_CHECKSUMS, FileEntry
 from pgkeep.repo.leaf import LEAF_BLOCKS, Leaf
 
 FRAME_SIZE = 1 << 20
-
-
-@dataclass(slots=True)
-class Span:
-    """Whole pages of one relation file inside a frame, to be checked.
-
-    `block` is the first one's number in the relation, as its checksum counts it; `file_block` is
-    its number in the file.
-    """
-
-    path: bytes
-    block: int
-    file_block: int
-    offset: int
-    length: int
 
 
 @dataclass(slots=True)
@@ -38,7 +23,6 @@ class Frame:
 
     number: int
     data: memoryview
-    spans: list[Span]
 
 
 @dataclass(slots=True)
@@ -54,7 +38,6 @@ class SlicedFile:
 class _Open:
     entry: FileEntry
     blocks: int
-    relation_block: int | None
     leaves: list[Leaf] = field(default_factory=list)
     sliced: int = 0
     received: int = 0
@@ -64,7 +47,6 @@ class _Open:
 class Slicer:
     """Feed it `begin`, `data` and `end` for each file, then `finish`.
 
-    `segment_blocks` is how many blocks a relation's file has at most (pg_control's RELSEG_SIZE);
     `keep` are the paths whose content is wanted whole afterwards.
     """
 
@@ -73,18 +55,15 @@ class Slicer:
         generation: int,
         *,
         block_size: int,
-        segment_blocks: int,
         keep: frozenset[bytes] = frozenset(),
     ) -> None:
         self._generation = generation
         self._block_size = block_size
-        self._segment_blocks = segment_blocks
         self._keep = keep
         self._slots = FRAME_SIZE // block_size
         self._number = 0
         self._buffer = memoryview(bytearray(FRAME_SIZE))
         self._fill = 0
-        self._spans: list[Span] = []
         self._file: _Open | None = None
         self._leaf_left = 0
 
@@ -95,17 +74,11 @@ class Slicer:
 
     def begin(self, entry: FileEntry) -> None:
         """A regular file starts; `entry.size` bytes of `data` follow."""
-        relation = parse_relation_path(entry.path)
-        whole = entry.size % self._block_size == 0
-        checked = relation is not None and whole and entry.size > 0
-        if checked:
+        if checksummed(entry.path) and entry.size and entry.size % self._block_size == 0:
             entry = entry.with_flags(entry.flags | FLAG_CHECKSUMS)
         self._file = _Open(
             entry=entry,
             blocks=-(-entry.size // self._block_size),
-            relation_block=relation.segment * self._segment_blocks
-            if relation is not None and checked
-            else None,
             kept=bytearray() if entry.path in self._keep else None,
         )
         self._leaf_left = 0
@@ -158,38 +131,10 @@ class Slicer:
         start = file.sliced * self._block_size
         file.sliced += blocks
         self._leaf_left = min(blocks * self._block_size, file.entry.size - start)
-        if file.relation_block is not None:
-            self._note_spans(file, start // self._block_size, blocks)
-
-    def _note_spans(self, file: _Open, file_block: int, blocks: int) -> None:
-        """A leaf may run over many frames: its spans are noted as each is cut."""
-        assert file.relation_block is not None
-        self._spans.append(
-            Span(
-                path=file.entry.path,
-                block=file.relation_block + file_block,
-                file_block=file_block,
-                offset=self._fill,
-                length=blocks * self._block_size,
-            )
-        )
 
     def _cut(self) -> Frame:
-        spans, rest = self._spans, []
-        if spans and spans[-1].offset + spans[-1].length > self._fill:
-            last = spans[-1]
-            here = self._fill - last.offset
-            done = here // self._block_size
-            if last.length > here:
-                rest = [
-                    Span(
-                        last.path, last.block + done, last.file_block + done, 0, last.length - here
-                    )
-                ]
-            last.length = here
-        frame = Frame(self._number, self._buffer[: self._fill], spans)
+        frame = Frame(self._number, self._buffer[: self._fill])
         self._number += 1
         self._buffer = memoryview(bytearray(FRAME_SIZE))
         self._fill = 0
-        self._spans = rest
         return frame
