@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 
 from pgkeep.codec.container import Kind
-from pgkeep.errors import Damaged, FormatError
+from pgkeep.errors import Damaged, FormatError, NewerFormat
 from pgkeep.pgformat.lsn import format_lsn, parse_lsn
 from pgkeep.repo import names
 from pgkeep.repo.log import Log, LogState
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 _LSNS = ("start_lsn", "stop_lsn")
 _TIMES = ("start_time", "stop_time")
+_METHODS = ("full",)
+
+Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class Tablespace(msgspec.Struct, frozen=True):
@@ -56,8 +59,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     stop_lsn: int
     timeline: int
     start_timeline: int
-    start_time: datetime
-    stop_time: datetime
+    start_time: Moment
+    stop_time: Moment
     server_version_num: int
     block_size: int
     relseg_size: int
@@ -100,14 +103,24 @@ def to_json(record: Record) -> bytes:
 
 
 def from_json(raw: bytes, name: str) -> Record:
-    """Reads a record, skipping members it does not know; raises Damaged, naming the object."""
+    """Reads a record, skipping members it does not know.
+
+    Raises Damaged or NewerFormat, naming the object.
+    """
     try:
         value = msgspec.json.decode(raw, type=dict[str, Any])
         for member in _LSNS:
             value[member] = parse_lsn(str(value[member]))
-        return msgspec.convert(value, Record)
+        found = msgspec.convert(value, Record)
     except (msgspec.MsgspecError, FormatError, KeyError, ValueError) as problem:
         raise Damaged(f"{name} is not the description of a backup: {problem}") from problem
+    if found.method not in _METHODS:
+        raise NewerFormat(
+            f"{name} describes a backup made by the method {found.method!r}, which this version "
+            "does not know",
+            hint="use a newer pgkeep",
+        )
+    return found
 
 
 def write_record(repo: Repository, cluster: str, record: Record) -> bytes:

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from pgkeep.repo.repository import Repository
 
 _LARGEST = 1 << 30
+_LONGEST_META = 512 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +191,9 @@ def _store(
 ) -> PushResult:
     name = names.wal_file(cluster, system_identifier, timeline, described.name)
     meta = msgspec.json.encode(described)
+    if len(meta) > _LONGEST_META:
+        # Somebody filled the segment with restore points; footers have a limit, archiving has not.
+        meta = msgspec.json.encode(msgspec.structs.replace(described, summary=None))
     try:
         stored = put_object(repo, Kind.WAL, name, raw, meta, level=level, workers=default_workers())
         return PushResult(described.name, "stored", len(raw), stored.size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from pgkeep.catalog import walfile
 from pgkeep.catalog.inventory import read_inventory
 from pgkeep.codec.container import Kind
 from pgkeep.errors import NotPostgres, ObjectExists, PgkeepError, StoreFull, WrongCluster
+from pgkeep.pgformat.walsummary import RestorePoint, WalSummary, summarize
 from pgkeep.repo import names
 from pgkeep.repo.objects import get_object
 from pgkeep.repo.repository import Repository
@@ -155,6 +157,22 @@ def test_history_partial_and_backup_files(repo: Repository, make: Make) -> None:
     assert route.end == 0x780000
     summary = found.contents.summary(1, 7)
     assert summary is not None
+
+
+def test_a_summary_that_is_too_long_does_not_stop_archiving(
+    repo: Repository, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = tuple(RestorePoint(n, n + 104, 0, f"point number {n}") for n in range(10_000))
+
+    def full(raw: bytes, start: int) -> WalSummary:
+        return dataclasses.replace(summarize(raw, start), restore_points=points)
+
+    monkeypatch.setattr("pgkeep.wal.push.summarize", full)
+    path = make(5)
+    assert pushed(repo, path).how == "stored"
+    described = walfile.read(repo, names.wal_file("bss", SYSTEM, 1, path.name))
+    assert described.wal_summary() is None
+    assert described.header is not None
 
 
 def test_a_history_that_is_none_is_refused(repo: Repository, tmp_path: Path) -> None:
