@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ from pgkeep.wal.serve import Absent, Fault, decide
 
 if TYPE_CHECKING:
     from pgkeep.repo.repository import Repository
+
+_ABANDONED_SECONDS = 600
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +168,7 @@ def _cut(raw: bytes, size: int, start: int, cut: int | None) -> bytes:
 def _write(destination: Path, raw: bytes) -> None:
     # PostgreSQL takes whatever lies at its path, and syncs it itself when it takes it.
     beside = destination.with_name(f"{destination.name}.pgkeep-{os.getpid()}")
+    _remove_abandoned(destination)
     try:
         beside.write_bytes(raw)
         beside.replace(destination)
@@ -175,3 +179,11 @@ def _write(destination: Path, raw: bytes) -> None:
             f"can't write {destination}: {error.strerror}",
             hint="is there room for a few WAL segments on the disk of pg_wal?",
         ) from error
+
+
+def _remove_abandoned(destination: Path) -> None:
+    """Nothing else ever removes what a killed fetch leaves in pg_wal, 16 MiB each."""
+    with suppress(OSError):
+        for left in destination.parent.glob(f"{destination.name}.pgkeep-*"):
+            if time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
+                left.unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -78,6 +79,18 @@ def test_it_replaces_what_lies_there(ask: Fetch, store: Callable[..., Path], pla
     place.write_bytes(b"stale" * SIZE)
     ask(path.name)
     assert place.read_bytes() == path.read_bytes()
+
+
+def test_what_a_killed_fetch_left_goes_away(
+    ask: Fetch, store: Callable[..., Path], place: Path
+) -> None:
+    name = store(5).name
+    old, young = (place.with_name(f"RECOVERYXLOG.pgkeep-{pid}") for pid in (1, 2))
+    old.write_bytes(b"x")
+    young.write_bytes(b"x")
+    os.utime(old, (0, 0))
+    ask(name)
+    assert listing(place) == ["RECOVERYXLOG", young.name]
 
 
 @pytest.mark.parametrize("timeline", [None, 1])
